@@ -20,7 +20,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,8 +40,11 @@ const DeadLetterPath = "/dead-letter"
 // DefaultConfig bounds the objects; the environment starts from it.
 func DefaultConfig() batch.Config {
 	return batch.Config{
-		MaxItems:   100_000,          // events; the bytes bind first
-		MaxBytes:   16 << 20,         // of events before compression, which becomes an object of about 2 MiB
+		MaxItems: 100_000,  // events; the bytes bind first
+		MaxBytes: 16 << 20, // of events before compression, which becomes an object of about 2 MiB
+		// Pub/Sub starts with few pushes outstanding and adds more while they are answered within a second. Without this the
+		// first ones would each take MaxWait, and so would the last.
+		MaxQuiet:   400 * time.Millisecond,
 		MaxWait:    10 * time.Second, // larger objects are cheaper to write and to read; nobody waits for the archive
 		MaxWrites:  2,                // one is compressed while the other is sent
 		MaxPending: 96 << 20,         // with the batch that is open, what the stage's memory holds
@@ -122,26 +127,37 @@ func linesOf(e cloudevents.Event, d *function.Delivery) (*group, error) {
 	g := &group{kind: kindOf(e.Type())}
 	if g.kind == KindTelemetry || g.kind == KindRejected {
 		err := event.Split(e.Data(), func(el event.Element) error {
-			at := el.Time
-			if at.IsZero() {
-				at = d.PublishTime
-			}
-			return g.add(el.Raw, at)
+			return g.add(el.Raw, timeOf(el.Time, d))
 		})
 		if err == nil {
 			return g, nil
 		}
 		*g = group{kind: g.kind} // not a batch: it is kept as it came, and whoever reads the archive sees what is wrong
 	}
+	if !storable(e) {
+		e.DataBase64 = true
+	}
 	text, err := json.Marshal(e)
 	if err != nil {
 		return nil, function.WithKind(function.Permanent, fmt.Errorf("encode event %q: %w", e.ID(), err))
 	}
-	at := e.Time()
-	if at.IsZero() {
-		at = d.PublishTime
+	return g, g.add(text, timeOf(e.Time(), d))
+}
+
+// storable says whether the data of e can stand in JSON as it is: the encoder believes the content type.
+func storable(e cloudevents.Event) bool {
+	if mediaType := e.DataMediaType(); mediaType == "" || strings.HasSuffix(mediaType, "json") {
+		return json.Valid(e.Data())
 	}
-	return g, g.add(text, at)
+	return utf8.Valid(e.Data())
+}
+
+// timeOf returns the time of an event, or the one of its publication if it has none that an object's name can show.
+func timeOf(t time.Time, d *function.Delivery) time.Time {
+	if year := t.UTC().Year(); t.IsZero() || year < 1 || year > 9999 {
+		return d.PublishTime
+	}
+	return t
 }
 
 // deadLetter keeps a message whole, as a rejection is kept: body and attributes as they arrived, so that it can be sent again.

@@ -110,6 +110,7 @@ func Lines(r io.Reader, fn func(line []byte) error) error {
 	}
 	s := bufio.NewScanner(gz)
 	s.Buffer(make([]byte, 0, 64<<10), maxLine)
+	s.Split(wholeLines)
 	for s.Scan() {
 		if err := fn(s.Bytes()); err != nil {
 			return err
@@ -119,6 +120,18 @@ func Lines(r io.Reader, fn func(line []byte) error) error {
 		return fmt.Errorf("read lines: %w", err)
 	}
 	return gz.Close()
+}
+
+// wholeLines is a bufio.SplitFunc. Unlike bufio.ScanLines it never takes the beginning of a line for a line, where an object
+// breaks off.
+func wholeLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	return 0, nil, nil
 }
 
 // ParseName tells the kind and the hour of an object by its name; ok is false for a name that is not an object's.

@@ -35,7 +35,9 @@ func (g *GCS) Create(ctx context.Context, name string, content []byte) error {
 	defer cancel() // abandons the upload if it was not completed by Close
 	w := g.bucket.Object(name).If(storage.Conditions{DoesNotExist: true}).NewWriter(ctx)
 	w.ContentType = contentType
-	w.ChunkSize = 0 // one request: an object is a few MiB, and a buffer of 16 MiB for each would be most of the stage's memory
+	// The object fits in one chunk, so it is sent in one request, and kept in a buffer that a retry is sent from; the default
+	// buffer of 16 MiB would be most of the stage's memory.
+	w.ChunkSize = len(content) + 1
 	_, err := bytes.NewReader(content).WriteTo(w)
 	if err == nil {
 		err = w.Close()

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"cloud.google.com/go/bigquery/storage/apiv1/storagepb"
 	"cloud.google.com/go/bigquery/storage/managedwriter"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -25,7 +27,9 @@ type BigQueryConfig struct {
 // append is answered. The stream does not deduplicate: what Pub/Sub delivers twice is stored twice, and the views keep one.
 type BigQuery struct {
 	client *managedwriter.Client
+	cancel context.CancelFunc
 	open   func() (*managedwriter.ManagedStream, error)
+	sent   sync.WaitGroup // appends that the client library has not done with
 
 	mu      sync.Mutex
 	opening *opening
@@ -45,16 +49,21 @@ func NewBigQuery(ctx context.Context, cfg BigQueryConfig) (*BigQuery, error) {
 	if err != nil {
 		return nil, err
 	}
-	var opts []option.ClientOption
+	// gRPC's own pause between attempts to connect grows to two minutes, and the backlog with it.
+	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 10 * time.Second}
+	reconnect.Backoff.MaxDelay = 5 * time.Second
+	opts := []option.ClientOption{option.WithGRPCDialOption(grpc.WithConnectParams(reconnect))}
 	if cfg.StorageEndpoint != "" {
 		opts = append(opts, option.WithEndpoint(cfg.StorageEndpoint), option.WithoutAuthentication(),
 			option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	client, err := managedwriter.NewClient(ctx, cfg.Project, opts...)
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("connect to BigQuery: %w", err)
 	}
-	b := &BigQuery{client: client}
+	b := &BigQuery{client: client, cancel: cancel}
 	b.open = func() (*managedwriter.ManagedStream, error) {
 		stream, err := client.NewManagedStream(ctx,
 			managedwriter.WithType(managedwriter.DefaultStream),
@@ -84,9 +93,7 @@ func (b *BigQuery) attempt() *opening {
 	go func() {
 		o.stream, o.err = b.open()
 		if o.err != nil {
-			b.mu.Lock()
-			b.opening = nil // the next append tries again
-			b.mu.Unlock()
+			b.abandon(o)
 		}
 		close(o.done)
 	}()
@@ -95,6 +102,9 @@ func (b *BigQuery) attempt() *opening {
 
 // Append implements Warehouse.
 func (b *BigQuery) Append(ctx context.Context, rows [][]byte) error {
+	if len(rows) == 0 {
+		return nil // BigQuery calls an append of nothing invalid
+	}
 	o := b.attempt()
 	select {
 	case <-o.done:
@@ -106,8 +116,12 @@ func (b *BigQuery) Append(ctx context.Context, rows [][]byte) error {
 	}
 	result, err := o.stream.AppendRows(ctx, rows)
 	if err != nil {
+		if ctx.Err() == nil {
+			b.abandon(o)
+		}
 		return fmt.Errorf("append %d rows: %w", len(rows), err)
 	}
+	b.sent.Go(func() { <-result.Ready() }) // which may be long after ctx has ended
 	response, err := result.FullResponse(ctx)
 	if refused := response.GetRowErrors(); len(refused) > 0 {
 		return rowsError(refused)
@@ -118,6 +132,17 @@ func (b *BigQuery) Append(ctx context.Context, rows [][]byte) error {
 	return nil
 }
 
+// abandon makes the next append open another stream. One that could not connect for a reason that the client library does
+// not retry, an expired credential for example, stays broken for good. It is not closed: the library goes on retrying what
+// is under way on a closed stream for ever.
+func (b *BigQuery) abandon(o *opening) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.opening == o {
+		b.opening = nil
+	}
+}
+
 func rowsError(refused []*storagepb.RowError) *RowsError {
 	e := &RowsError{Rows: make(map[int]string, len(refused))}
 	for _, r := range refused {
@@ -126,5 +151,11 @@ func rowsError(refused []*storagepb.RowError) *RowsError {
 	return e
 }
 
-// Close ends the connection. Appends under way fail.
-func (b *BigQuery) Close() error { return b.client.Close() }
+// Close ends the connection. Appends under way fail; none may begin.
+func (b *BigQuery) Close() error {
+	// The client waits for an attempt to open the stream, which may take minutes, and in version 1.86 it panics on an append
+	// that is tried again after the client was closed. So both are ended first.
+	b.cancel()
+	b.sent.Wait()
+	return b.client.Close()
+}

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	cloudevents "github.com/cloudevents/sdk-go/v2"
@@ -98,21 +99,22 @@ func (h *Writer) Handle(ctx context.Context, e cloudevents.Event) error {
 	g, unfit, err := decode(e.Data())
 	if err != nil {
 		// Nothing that the first stage sends: the whole event is kept for a person.
-		unfit = append(unfit, misfit{e.Data(), err})
-		g = &group{}
+		g, unfit = &group{}, []misfit{{e.ID(), e.Data(), err}}
 	}
 	if len(g.rows) > 0 {
 		if err := h.rows.Do(ctx, g); errors.Is(err, batch.ErrFull) {
 			return function.WithKind(function.Overloaded, err)
 		} else if err != nil {
-			return err
+			return function.WithKind(function.Transient, err)
 		}
 	}
-	return h.quarantine(ctx, unfit)
+	// What the sink says to a quarantine is not the fault of the event either.
+	return function.WithKind(function.Transient, h.quarantine(ctx, unfit))
 }
 
 // misfit is an event that cannot become a row.
 type misfit struct {
+	id  string
 	raw []byte
 	err error
 }
@@ -128,7 +130,7 @@ func decode(data []byte) (*group, []misfit, error) {
 	arena := make([]byte, 0, len(data)*2/3)
 	err := event.Split(data, func(e event.Element) error {
 		if err := telemetry.Decode(e.Data, &r); err != nil {
-			unfit = append(unfit, misfit{e.Raw, err})
+			unfit = append(unfit, misfit{string(e.ID), e.Raw, err})
 			return nil
 		}
 		published := e.Published
@@ -139,7 +141,7 @@ func decode(data []byte) (*group, []misfit, error) {
 			arena = make([]byte, 0, max(len(data)/4, len(e.Raw)+maxIngestTime))
 		}
 		start := len(arena)
-		arena = appendRow(arena, e.ID, &r, published)
+		arena = slices.Grow(appendRow(arena, e.ID, &r, published), maxIngestTime)
 		end := len(arena) + maxIngestTime
 		g.rows = append(g.rows, arena[start:len(arena):end])
 		g.raw = append(g.raw, e.Raw)
@@ -176,7 +178,7 @@ func (h *Writer) write(ctx context.Context, groups []*group) error {
 		n := 0
 		for i := range rows {
 			if message, bad := refused.Rows[i]; bad {
-				unfit = append(unfit, misfit{raw[i], errors.New(message)})
+				unfit = append(unfit, misfit{idOf(raw[i]), raw[i], errors.New(message)})
 				continue
 			}
 			rows[n], raw[n] = rows[i], raw[i]
@@ -208,7 +210,7 @@ func (h *Writer) quarantine(ctx context.Context, unfit []misfit) error {
 	}
 	for i, m := range unfit {
 		rejected := event.Rejected{
-			Type: event.TypeTelemetryRejected, ID: idOf(ctx, m.raw, i), Source: "//robofleet.dev/functions/hot-write",
+			Type: event.TypeTelemetryRejected, ID: m.id, Source: "//robofleet.dev/functions/hot-write",
 			Time: time.Now(), Published: time.Now(),
 			Rejection: telemetry.Rejection{Reason: telemetry.ReasonUnstorable, Message: m.err.Error(), Body: m.raw},
 		}
@@ -231,12 +233,10 @@ func (h *Writer) quarantine(ctx context.Context, unfit []misfit) error {
 	return nil
 }
 
-// idOf returns the id of the event raw, or one made of the delivery where raw has none.
-func idOf(ctx context.Context, raw []byte, i int) string {
-	if e, err := event.Parse(raw); err == nil {
-		return string(e.ID)
-	}
-	return fmt.Sprintf("%s#%d", function.DeliveryFrom(ctx).MessageID, i)
+// idOf returns the id of an event that decode has made a row of, and which therefore has one.
+func idOf(raw []byte) string {
+	e, _ := event.Parse(raw)
+	return string(e.ID)
 }
 
 // Flush ends all waiting for company: the process is told to stop.

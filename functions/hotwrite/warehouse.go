@@ -10,7 +10,7 @@ import (
 type Warehouse interface {
 	// Append writes rows, each a protocol buffer message as Descriptor describes it, and returns nil once they are durable
 	// and visible to queries. A *RowsError says that none was written, and which of them never will be. After any other
-	// error they may or may not have been written, and may be appended again.
+	// error they may or may not have been written, and may be appended again. To append no rows is a success.
 	Append(ctx context.Context, rows [][]byte) error
 }
 

@@ -177,15 +177,15 @@ func (m *message) refuse(body []byte, err error) {
 }
 
 // What a message of many refused elements may make of itself: each becomes an event that carries the attributes of the
-// message, unless those are large, in which case only the first does; and the events leave in groups.
+// message, unless those are large, in which case only the first does; and the events leave in groups, one after the other,
+// so that the message never takes more memory than one group of them.
 const (
 	maxRepeated = 1 << 20 // bytes of attributes in all
 	maxGroup    = 1 << 20 // bytes of events
 )
 
-// quarantine returns the events of the refused readings.
-func (m *message) quarantine() ([]group, error) {
-	var groups []group
+// quarantine hands the events of the refused readings to pass, group by group.
+func (m *message) quarantine(pass func(group) error) error {
 	var g group
 	now := time.Now()
 	attributes, size := m.delivery.Attributes(), 0
@@ -213,36 +213,33 @@ func (m *message) quarantine() ([]group, error) {
 			Time: now, Published: m.delivery.PublishTime, Rejection: rejection,
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		g.events = append(g.events, ',')
 		g.n++
 		if len(g.events) >= maxGroup || i == len(m.refused)-1 {
-			groups, g = append(groups, g), group{}
+			if err := pass(g); err != nil {
+				return err
+			}
+			g = group{}
 		}
 	}
-	return groups, nil
+	return nil
 }
 
 // pass hands the readings of m on and waits until the sink holds them.
 func (v *Validator) pass(ctx context.Context, m *message) error {
 	for _, g := range m.good {
 		if err := v.readings.Do(ctx, g); err != nil {
-			return overloaded(err)
+			return nack(err)
 		}
 		v.accepted.Add(float64(g.n))
 	}
 	if len(m.refused) == 0 {
 		return nil
 	}
-	groups, err := m.quarantine()
-	if err != nil {
-		return err
-	}
-	for _, g := range groups {
-		if err := v.rejections.Do(ctx, g); err != nil {
-			return overloaded(err)
-		}
+	if err := m.quarantine(func(g group) error { return v.rejections.Do(ctx, g) }); err != nil {
+		return nack(err)
 	}
 	for _, r := range m.refused {
 		v.rejected.WithLabelValues(string(r.err.Reason)).Inc()
@@ -250,12 +247,13 @@ func (v *Validator) pass(ctx context.Context, m *message) error {
 	return nil
 }
 
-// overloaded tells a full batcher from a sink that fails: both are nacks, but the first is this stage's own doing.
-func overloaded(err error) error {
+// nack gives err its kind. A full batcher is this stage's own doing; whatever the sink says is never the fault of the message,
+// even where the sink finds fault with the batch that the message was part of.
+func nack(err error) error {
 	if errors.Is(err, batch.ErrFull) {
 		return function.WithKind(function.Overloaded, err)
 	}
-	return err
+	return function.WithKind(function.Transient, err)
 }
 
 func (g group) size() batch.Size { return batch.Size{Items: g.n, Bytes: len(g.events)} }

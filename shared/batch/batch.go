@@ -1,8 +1,8 @@
 // Package batch turns concurrent calls into group commits: many callers hand in one item each, a few writes carry them
 // all, and each caller learns the outcome of the write its item was part of.
 //
-// A batch is written when it is full, or when its first item has waited MaxWait; while MaxWrites writes are under way it
-// goes on growing instead. That gate is what makes batches large under load: without it, writes of 1.2 items on average
+// A batch is written when it is full, when its first item has waited MaxWait, or when no item has joined it for MaxQuiet;
+// while MaxWrites writes are under way it goes on growing instead. That gate is what makes batches large under load: without it, writes of 1.2 items on average
 // were seen where it makes 21.
 //
 // Nothing is queued beyond the callers themselves: an item whose caller has not been answered is in memory, an item whose
@@ -24,11 +24,14 @@ var ErrFull = errors.New("batch: too much is waiting to be written")
 // ErrClosed refuses an item because the batcher has been closed.
 var ErrClosed = errors.New("batch: closed")
 
-// Config bounds a Batcher. All fields are required and positive.
+// Config bounds a Batcher. All fields but MaxQuiet are required, and none is negative.
 type Config struct {
-	MaxItems   int           `env:"MAX_ITEMS"`   // a batch of so many units is written at once
-	MaxBytes   int           `env:"MAX_BYTES"`   // a batch of so many bytes is written at once
-	MaxWait    time.Duration `env:"MAX_WAIT"`    // how long the first item of a batch waits for others
+	MaxItems int           `env:"MAX_ITEMS"` // a batch of so many units is written at once
+	MaxBytes int           `env:"MAX_BYTES"` // a batch of so many bytes is written at once
+	MaxWait  time.Duration `env:"MAX_WAIT"`  // how long the first item of a batch waits for others
+	// MaxQuiet is how long a batch waits for the next item before it is written early; 0 is as long as MaxWait. A sender that
+	// has as many requests under way as it dares will send no more until some are answered, so waiting on brings nothing.
+	MaxQuiet   time.Duration `env:"MAX_QUIET"`
 	MaxWrites  int           `env:"MAX_WRITES"`  // writes under way at the same time
 	MaxPending int           `env:"MAX_PENDING"` // bytes handed in and not yet written, over which calls are refused
 	Timeout    time.Duration `env:"TIMEOUT"`     // bound on one write
@@ -43,6 +46,7 @@ func (c Config) Validate() error {
 		{"MAX_ITEMS", c.MaxItems > 0},
 		{"MAX_BYTES", c.MaxBytes > 0},
 		{"MAX_WAIT", c.MaxWait > 0},
+		{"MAX_QUIET", c.MaxQuiet >= 0},
 		{"MAX_WRITES", c.MaxWrites > 0},
 		{"MAX_PENDING", c.MaxPending > 0},
 		{"TIMEOUT", c.Timeout > 0},
@@ -84,8 +88,9 @@ type Batcher[T any] struct {
 type group[T any] struct {
 	items []T
 	size  Size
-	due   bool // its first item has waited long enough
-	timer *time.Timer
+	due   bool          // its first item has waited long enough
+	timer *time.Timer   // MaxWait since its first item
+	quiet *time.Timer   // MaxQuiet since its last item
 	done  chan struct{} // closed once err is set
 	err   error
 }
@@ -136,8 +141,13 @@ func (b *Batcher[T]) add(item T) (*group[T], error) {
 		g = &group[T]{done: make(chan struct{}), due: b.hurry}
 		if !g.due {
 			g.timer = time.AfterFunc(b.cfg.MaxWait, func() { b.ripen(g) })
+			if b.cfg.MaxQuiet > 0 {
+				g.quiet = time.AfterFunc(b.cfg.MaxQuiet, func() { b.ripen(g) })
+			}
 		}
 		b.open = g
+	} else if g.quiet != nil {
+		g.quiet.Reset(b.cfg.MaxQuiet)
 	}
 	g.items = append(g.items, item)
 	g.size.Items += size.Items
@@ -155,7 +165,7 @@ func (b *Batcher[T]) seal() {
 	b.open = nil
 }
 
-// ripen marks g as due when its first item has waited MaxWait.
+// ripen marks g as due when its first item has waited MaxWait, or its last one MaxQuiet.
 func (b *Batcher[T]) ripen(g *group[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -179,6 +189,9 @@ func (b *Batcher[T]) start() {
 		}
 		if g.timer != nil {
 			g.timer.Stop()
+		}
+		if g.quiet != nil {
+			g.quiet.Stop()
 		}
 		b.writes++
 		go b.run(g)

@@ -65,6 +65,33 @@ func TestFirstItemWaitsForCompanyNoLongerThanMaxWait(t *testing.T) {
 	})
 }
 
+func TestQuietBatchIsWrittenEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recorder
+		cfg := config()
+		cfg.MaxWait, cfg.MaxQuiet = time.Second, 100*time.Millisecond
+		b := batch.New(cfg, one, r.write)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for _, s := range []string{"a", "b", "c"} {
+			wg.Go(func() {
+				if err := b.Do(context.Background(), s); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(80 * time.Millisecond) // fake time: each item comes before it is quiet
+		}
+		wg.Wait()
+		// Items at 0, 80 and 160 ms, and then none for 100 ms.
+		if got, want := time.Since(start), 260*time.Millisecond; got != want {
+			t.Errorf("answered after %v, want %v", got, want)
+		}
+		if diff := cmp.Diff([]int{3}, r.sizes()); diff != "" {
+			t.Errorf("batch sizes (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestFullBatchIsWrittenAtOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

@@ -46,7 +46,8 @@ func AppendReading(dst []byte, r Reading) []byte {
 	return append(dst, '}')
 }
 
-// Element is what the stages look at of one event of a batch. Its slices alias the batch.
+// Element is what the stages look at of one event of a batch. Its slices alias the batch, or are its own where the JSON has
+// escapes; they stay valid as long as the batch is not changed.
 type Element struct {
 	Raw       []byte    // the whole structured CloudEvent, as it stands in the batch
 	ID        []byte    // decoded
@@ -57,10 +58,10 @@ type Element struct {
 }
 
 // Split calls fn for each event of a batch, in order, and returns fn's first error. An array that is not JSON, or an
-// element that is not a CloudEvent, ends the walk with an error that wraps ErrBatch.
+// element that is not a CloudEvent, ends the walk with an error that wraps ErrBatch; fn has then seen the elements before it.
 func Split(batch []byte, fn func(Element) error) error {
-	var d, inner jx.Decoder
-	d.ResetBytes(batch)
+	// Not from jx's pool: a pooled decoder keeps its last input, and would read another's stream into it.
+	d, inner := jx.DecodeBytes(batch), new(jx.Decoder)
 	if d.Next() != jx.Array {
 		return fmt.Errorf("%w: not a JSON array", ErrBatch)
 	}
@@ -70,7 +71,7 @@ func Split(batch []byte, fn func(Element) error) error {
 		if err != nil {
 			return err
 		}
-		el, err := parse(&inner, raw)
+		el, err := parse(inner, raw)
 		if err != nil {
 			return err
 		}
@@ -83,7 +84,7 @@ func Split(batch []byte, fn func(Element) error) error {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrBatch, err)
 	}
-	if err := d.Skip(); !errors.Is(err, io.EOF) {
+	if d.Skip() != io.EOF {
 		return fmt.Errorf("%w: more data after the array", ErrBatch)
 	}
 	return nil
@@ -126,6 +127,8 @@ func parse(d *jx.Decoder, raw []byte) (Element, error) {
 	switch {
 	case err != nil:
 		return Element{}, err
+	case d.Skip() != io.EOF:
+		return Element{}, errors.New("more data after an event")
 	case len(el.ID) == 0:
 		return Element{}, errors.New("an event without id")
 	case len(el.Type) == 0:

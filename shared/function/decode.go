@@ -2,6 +2,7 @@ package function
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,58 +28,75 @@ type delivered struct {
 	delivery *Delivery
 }
 
-// decode finds the events in a request. It knows, in this order: structured mode, batched mode, binary mode, a wrapped push,
-// and a bare body. A request that looks like a CloudEvent and is broken is taken for a bare body, so that a handler can
-// quarantine it; only a sender that is not Pub/Sub is told that it is wrong.
-func decode(r *http.Request, body []byte, truncated bool) ([]delivered, error) {
-	d := unwrappedDelivery(r)
-	if truncated {
-		d.Truncated, d.Size = true, max(r.ContentLength, 0)
-	}
-	e, err := decodeOne(r, d, body)
-	switch {
-	case err == nil:
-		return []delivered{{e, d}}, nil
-	case errors.Is(err, errBatched):
-		events, err := decodeBatch(body)
-		if err == nil {
-			all := make([]delivered, len(events))
-			for i := range events {
-				own := *d // handlers see what is said of their event alone
-				all[i] = delivered{events[i], &own}
-			}
-			return all, nil
-		}
-		if !d.FromPubSub() {
-			return nil, WithKind(Permanent, err)
-		}
-	case !errors.Is(err, event.ErrNotCloudEvent) && !d.FromPubSub():
-		return nil, WithKind(Permanent, err)
-	case !d.FromPubSub():
-		if w, ok := unwrap(r, body, truncated); ok {
-			return []delivered{w}, nil
-		}
-	}
-	d.Bare = true
-	return []delivered{{bareEvent(d, first(r.Header, "Content-Type"), body), d}}, nil
+// message is what a request carries, or the push that is wrapped in it, before it is known to be a CloudEvent.
+type message struct {
+	delivery    *Delivery
+	contentType string
+	attributes  func(yield func(name, value string) bool) // with names in lower case
+	body        []byte
 }
 
-var errBatched = errors.New("batched mode")
+// decode finds the events in a request, of whose body all of size bytes were read unless it is truncated. It knows, in this
+// order: structured mode, batched mode, binary mode, a wrapped push with any of these in it, and a bare body. A message of
+// Pub/Sub that looks like a CloudEvent and is broken is taken for a bare one, so that a handler can quarantine it; only
+// another sender is told that it is wrong.
+func decode(r *http.Request, body []byte, truncated bool, size int64) ([]delivered, error) {
+	d := unwrappedDelivery(r)
+	if truncated {
+		d.Truncated, d.Size = true, size
+	}
+	m := message{d, first(r.Header, "Content-Type"), headerAttributes(r.Header, d.FromPubSub()), body}
+	events, err := m.events()
+	if errors.Is(err, event.ErrNotCloudEvent) && !d.FromPubSub() {
+		if w, ok := unwrap(r, body, truncated); ok {
+			m = w
+			events, err = m.events()
+		}
+	}
+	switch {
+	case err == nil:
+		return events, nil
+	case errors.Is(err, event.ErrNotCloudEvent), m.delivery.FromPubSub():
+		m.delivery.Bare = true
+		return []delivered{{m.bare(), m.delivery}}, nil
+	case truncated:
+		return nil, WithKind(Permanent, fmt.Errorf("only the first %d bytes were read: %w", len(body), err))
+	}
+	return nil, WithKind(Permanent, err)
+}
 
-// decodeOne decodes one CloudEvent in structured or binary mode; its error is errBatched for batched mode and wraps
-// event.ErrNotCloudEvent if nothing says that this is a CloudEvent.
-func decodeOne(r *http.Request, d *Delivery, body []byte) (cloudevents.Event, error) {
-	switch mediaType(first(r.Header, "Content-Type")) {
+// events decodes the CloudEvents of m; its error wraps event.ErrNotCloudEvent if nothing says that m is one.
+func (m message) events() ([]delivered, error) {
+	switch mediaType(m.contentType) {
 	case cloudevents.ApplicationCloudEventsJSON:
 		var e cloudevents.Event
-		if err := json.Unmarshal(body, &e); err != nil {
-			return e, fmt.Errorf("decode structured CloudEvent: %w", err)
+		if err := json.Unmarshal(m.body, &e); err != nil {
+			return nil, fmt.Errorf("decode structured CloudEvent: %w", err)
 		}
-		return e, e.Validate()
+		if err := e.Validate(); err != nil {
+			return nil, fmt.Errorf("structured CloudEvent: %w", err)
+		}
+		return []delivered{{e, m.delivery}}, nil
 	case cloudevents.ApplicationCloudEventsBatchJSON:
-		return cloudevents.Event{}, errBatched
+		var events []cloudevents.Event
+		if err := json.Unmarshal(m.body, &events); err != nil {
+			return nil, fmt.Errorf("decode batch of CloudEvents: %w", err)
+		}
+		all := make([]delivered, len(events))
+		for i, e := range events {
+			if err := e.Validate(); err != nil {
+				return nil, fmt.Errorf("event %d of the batch: %w", i, err)
+			}
+			own := *m.delivery // handlers see what is said of their event alone
+			all[i] = delivered{e, &own}
+		}
+		return all, nil
 	}
-	return event.FromAttributes(headerAttributes(r.Header, d.FromPubSub()), body)
+	e, err := event.FromAttributes(m.attributes, m.body)
+	if err != nil {
+		return nil, err
+	}
+	return []delivered{{e, m.delivery}}, nil
 }
 
 // headerAttributes walks the attributes of an event in binary mode. Only senders other than Pub/Sub encode the values as
@@ -109,19 +127,6 @@ func headerAttributes(h http.Header, verbatim bool) func(func(name, value string
 	}
 }
 
-func decodeBatch(body []byte) ([]cloudevents.Event, error) {
-	var events []cloudevents.Event
-	if err := json.Unmarshal(body, &events); err != nil {
-		return nil, fmt.Errorf("decode batch of CloudEvents: %w", err)
-	}
-	for i := range events {
-		if err := events[i].Validate(); err != nil {
-			return nil, fmt.Errorf("event %d of the batch: %w", i, err)
-		}
-	}
-	return events, nil
-}
-
 // push is the body of a wrapped push (https://cloud.google.com/pubsub/docs/push#receive_push).
 type push struct {
 	Message *struct {
@@ -135,7 +140,7 @@ type push struct {
 }
 
 // unwrap takes the message out of a wrapped push; ok is false if body is not one.
-func unwrap(r *http.Request, body []byte, truncated bool) (w delivered, ok bool) {
+func unwrap(r *http.Request, body []byte, truncated bool) (w message, ok bool) {
 	if truncated || !bytes.Contains(body, []byte(`"message"`)) || !bytes.Contains(body, []byte(`"subscription"`)) {
 		return w, false
 	}
@@ -151,53 +156,36 @@ func unwrap(r *http.Request, body []byte, truncated bool) (w delivered, ok bool)
 	if d.PublishTime.IsZero() {
 		d.PublishTime = time.Now()
 	}
-	contentType := ""
-	lower := func(yield func(name, value string) bool) {
+	w = message{delivery: d, body: m.Data}
+	w.attributes = func(yield func(name, value string) bool) {
 		for name, value := range m.Attributes {
 			if !yield(strings.ToLower(name), value) {
 				return
 			}
 		}
 	}
-	lower(func(name, value string) bool {
+	for name, value := range w.attributes {
 		if name == event.AttributeContentType {
-			contentType = value
+			w.contentType = value
 		}
-		return true
-	})
-	var e cloudevents.Event
-	var err error
-	if mediaType(contentType) == cloudevents.ApplicationCloudEventsJSON {
-		if err = json.Unmarshal(m.Data, &e); err == nil {
-			err = e.Validate()
-		}
-	} else {
-		e, err = event.FromAttributes(lower, m.Data)
 	}
-	if err != nil {
-		d.Bare = true
-		e = bareEvent(d, contentType, m.Data)
-	}
-	return delivered{e, d}, true
+	return w, true
 }
 
-// bareEvent makes the event of a message that is no CloudEvent, or no sound one.
-func bareEvent(d *Delivery, contentType string, body []byte) cloudevents.Event {
+// bare makes the event of a message that is no CloudEvent, or no sound one.
+func (m message) bare() cloudevents.Event {
 	e := cloudevents.NewEvent()
 	e.SetType(TypeMessagePublished)
-	e.SetTime(d.PublishTime)
-	if d.FromPubSub() {
-		e.SetID(d.MessageID)
-		e.SetSource("//pubsub.googleapis.com/" + d.Subscription)
+	e.SetTime(m.delivery.PublishTime)
+	if m.delivery.FromPubSub() {
+		e.SetID(m.delivery.MessageID)
+		e.SetSource("//pubsub.googleapis.com/" + m.delivery.Subscription)
 	} else {
 		e.SetID(uuid.NewString())
 		e.SetSource("//robofleet.dev/http")
 	}
-	if contentType == "" {
-		contentType = "application/octet-stream"
-	}
-	e.SetDataContentType(contentType)
-	e.DataEncoded = body
+	e.SetDataContentType(cmp.Or(m.contentType, "application/octet-stream"))
+	e.DataEncoded = m.body
 	return e
 }
 
@@ -207,7 +195,7 @@ func mediaType(contentType string) string {
 		return contentType
 	}
 	mt, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
 		return ""
 	}
 	return mt

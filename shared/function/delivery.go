@@ -2,7 +2,6 @@ package function
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,12 +35,15 @@ type Delivery struct {
 func (d *Delivery) FromPubSub() bool { return d.MessageID != "" }
 
 // Attributes returns the attributes of the message as it arrived, with names in lower case where they came as headers.
-// Headers of the transport are left out as far as they can be told from attributes: a push without wrapping mixes them.
+// Names that are headers of the transport's are left out: a push without wrapping mixes the two, and a message should read
+// the same however it was pushed.
 func (d *Delivery) Attributes() map[string]string {
-	if d.attributes != nil {
-		return maps.Clone(d.attributes)
-	}
 	attrs := make(map[string]string)
+	for name, value := range d.attributes {
+		if !isTransportHeader(strings.ToLower(name)) {
+			attrs[name] = value
+		}
+	}
 	for key, values := range d.header {
 		name := strings.ToLower(key)
 		if !isTransportHeader(name) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -102,12 +103,12 @@ func (h *httpHandler) serve(w http.ResponseWriter, r *http.Request) int {
 	if total := h.bytes.Add(size); total > h.limits.MaxInFlightBytes && total > size { // a large one may go alone
 		return h.refuse(w, r, WithKind(Overloaded, fmt.Errorf("more than %d bytes at a time", h.limits.MaxInFlightBytes)))
 	}
-	body, truncated, err := read(r, limit)
+	body, truncated, bodySize, err := read(r, limit)
 	if err != nil {
 		// The sender went away or stalled; it will not see the answer, and Pub/Sub sends the message again.
 		return h.refuse(w, r, WithKind(Permanent, fmt.Errorf("read body: %w", err)))
 	}
-	events, err := decode(r, body, truncated)
+	events, err := decode(r, body, truncated, bodySize)
 	if err != nil {
 		return h.refuse(w, r, err)
 	}
@@ -124,12 +125,22 @@ func (h *httpHandler) handleAll(ctx context.Context, events []delivered) error {
 	if len(events) == 1 {
 		return h.handle(ctx, events[0])
 	}
+	errs := make([]error, len(events))
 	var g errgroup.Group
 	g.SetLimit(64)
-	for _, e := range events {
-		g.Go(func() error { return h.handle(ctx, e) })
+	for i, e := range events {
+		g.Go(func() error {
+			errs[i] = h.handle(ctx, e)
+			return nil
+		})
 	}
-	return g.Wait()
+	_ = g.Wait() // the errors are in errs
+	// One event that may succeed later makes it worth to send the batch again, whatever is wrong with the others.
+	retriable := slices.IndexFunc(errs, func(err error) bool { return err != nil && KindOf(err) != Permanent })
+	if retriable >= 0 {
+		return errs[retriable]
+	}
+	return errors.Join(errs...)
 }
 
 func (h *httpHandler) handle(ctx context.Context, d delivered) (err error) {
@@ -139,9 +150,11 @@ func (h *httpHandler) handle(ctx context.Context, d delivered) (err error) {
 			err = errPanic
 		}
 	}()
-	if max := h.limits.MaxBodyBytes; int64(len(d.event.DataEncoded)) > max {
-		d.delivery.Truncated, d.delivery.Size = true, int64(len(d.event.DataEncoded))
-		d.event.DataEncoded = d.event.DataEncoded[:max:max]
+	if size, limit := int64(len(d.event.DataEncoded)), h.limits.MaxBodyBytes; size > limit {
+		if !d.delivery.Truncated { // else its size is known better
+			d.delivery.Truncated, d.delivery.Size = true, size
+		}
+		d.event.DataEncoded = d.event.DataEncoded[:limit:limit]
 	}
 	return h.handler(WithDelivery(ctx, d.delivery), d.event)
 }
@@ -151,24 +164,36 @@ var errPanic = errors.New("the handler panicked")
 // bodyLimit is how much of the body of r is read. A push that may be wrapped is read to the size a wrapped message can have:
 // cut off in the middle, its message could not be taken out.
 func (h *httpHandler) bodyLimit(r *http.Request) int64 {
-	if first(r.Header, headerMessageID) == "" {
+	if first(r.Header, headerMessageID) == "" && first(r.Header, "Ce-Specversion") == "" {
 		return max(h.limits.MaxBodyBytes, maxWrappedBytes)
 	}
 	return h.limits.MaxBodyBytes
 }
 
-// read returns the body of r up to the limit.
-func read(r *http.Request, limit int64) (body []byte, truncated bool, err error) {
+// read returns the body of r up to the limit, whether that cut it off, and the size of the whole (0: unknown).
+func read(r *http.Request, limit int64) (body []byte, truncated bool, size int64, err error) {
 	if n := r.ContentLength; n >= 0 && n <= limit {
 		body = make([]byte, n)
 		_, err = io.ReadFull(r.Body, body)
-		return body, false, err
+		return body, false, n, err
 	}
 	body, err = io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if int64(len(body)) > limit {
-		return body[:limit:limit], true, err
+	size = int64(len(body))
+	if err != nil || size <= limit {
+		return body, false, size, err
 	}
-	return body, false, err
+	// The rest is read too, as far as a message can reach: a sender whose connection is closed while it writes may never see
+	// the answer, and would send the same again for ever.
+	rest, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxWrappedBytes))
+	switch {
+	case r.ContentLength > 0:
+		size = r.ContentLength
+	case rest < maxWrappedBytes:
+		size += rest
+	default:
+		size = 0
+	}
+	return body[:limit:limit], true, size, err
 }
 
 // refuse answers with what is wrong and returns the status.

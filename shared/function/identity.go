@@ -39,6 +39,9 @@ func (i Identity) validate() error {
 // maxTokens bounds the cache of verified tokens. A push subscription uses one token for up to an hour.
 const maxTokens = 256
 
+// maxClockSkew is how far the issuer's clock may be ahead; it is what go-oidc allows for the claim "nbf".
+const maxClockSkew = 5 * time.Minute
+
 // verifier checks the tokens of pushes.
 type verifier struct {
 	identity Identity
@@ -71,8 +74,11 @@ func (v *verifier) verify(ctx context.Context, authorization []string) error {
 		if !ok || !strings.EqualFold(scheme, "bearer") {
 			continue
 		}
-		if err = v.verifyToken(ctx, token); err == nil {
+		switch e := v.verifyToken(ctx, strings.TrimSpace(token)); {
+		case e == nil:
 			return nil
+		case KindOf(err) != Transient: // a token that could not be checked may be the good one
+			err = e
 		}
 	}
 	return err
@@ -91,6 +97,9 @@ func (v *verifier) verifyToken(ctx context.Context, token string) error {
 			return WithKind(Transient, fmt.Errorf("verify token: %w", err))
 		}
 		return WithKind(unauthenticated, fmt.Errorf("verify token: %w", err))
+	}
+	if t.IssuedAt.After(v.now().Add(maxClockSkew)) {
+		return WithKind(unauthenticated, fmt.Errorf("token is from the future: issued at %s", t.IssuedAt.UTC().Format(time.RFC3339)))
 	}
 	var claims struct {
 		Email    string `json:"email"`

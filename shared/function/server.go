@@ -35,7 +35,7 @@ type Config struct {
 
 // Server is where a stage listens and how it ends.
 type Server struct {
-	Host        string `env:"HOST"` // "" is every interface, as a container needs it
+	Host        string `env:"HOST"` // "" is every interface, as a container needs it; without a push identity 127.0.0.1
 	Port        int    `env:"PORT, default=8080"`
 	MetricsPort int    `env:"METRICS_PORT, default=9090"` // 0: no metrics
 	// ShutdownTimeout is how long requests under way may take after SIGTERM. It is above the group-commit windows and below
@@ -52,7 +52,8 @@ func Load(ctx context.Context, env envconfig.Lookuper, cfg any) error {
 }
 
 // Laptop says whether the stage runs where nobody but its developer can reach it: ROBOFLEET_LOCAL says so, or it runs under
-// the functions framework without a push identity outside of Knative, in which case it listens on 127.0.0.1 only.
+// the functions framework without a push identity outside of Knative. Without a push identity it listens on 127.0.0.1 only,
+// unless ROBOFLEET_LOCAL and HOST both say otherwise.
 func (c Config) Laptop() bool { return c.Local || c.underFramework() }
 
 func (c Config) underFramework() bool {
@@ -81,19 +82,17 @@ func Run(ctx context.Context, cfg Config, s Stage, reg *prometheus.Registry, log
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Name, err)
 	}
+	if cfg.identity() == nil && (cfg.Host == "" || !cfg.Local) {
+		cfg.Host = "127.0.0.1" // whoever reaches it can store what he likes
+	}
 	if cfg.Target != "" {
 		return runFramework(ctx, cfg, s.Name, h, log)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", h)
-	return Serve(ctx, cfg.Server, mux, s.Flush, reg, log)
+	return Serve(ctx, cfg.Server, h, s.Flush, reg, log)
 }
 
 // runFramework serves h under the functions framework, which has neither a drain nor limits of its own: for laptops.
 func runFramework(ctx context.Context, cfg Config, name string, h http.Handler, log *slog.Logger) error {
-	if cfg.underFramework() {
-		cfg.Host = "127.0.0.1"
-	}
 	functions.HTTP(name, h.ServeHTTP)
 	log.Info("serving under the functions framework", "function", cfg.Target, "host", cfg.Host, "port", cfg.Port)
 	failed := make(chan error, 1)
@@ -201,6 +200,9 @@ func NewLogger(name string) *slog.Logger {
 		switch a.Key { // https://cloud.google.com/logging/docs/structured-logging#structured_logging_special_fields
 		case slog.LevelKey:
 			a.Key = "severity"
+			if a.Value.String() == slog.LevelWarn.String() {
+				a.Value = slog.StringValue("WARNING") // slog's WARN is no severity there
+			}
 		case slog.MessageKey:
 			a.Key = "message"
 		}

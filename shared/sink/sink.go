@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,13 @@ type Config struct {
 func New(cfg Config, source string, laptop bool, out io.Writer) (Sink, error) {
 	switch {
 	case cfg.URL != "":
+		u, err := url.Parse(cfg.URL)
+		if err != nil {
+			return nil, fmt.Errorf("K_SINK: %w", err)
+		}
+		if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return nil, fmt.Errorf("K_SINK %q is not the URL of an HTTP sink", cfg.URL)
+		}
 		return NewHTTP(cfg.URL, source), nil
 	case laptop:
 		return NewPrinter(out), nil
@@ -54,12 +62,16 @@ type HTTP struct {
 	client *http.Client
 }
 
-// NewHTTP returns the sink at url.
-func NewHTTP(url, source string) *HTTP {
+// NewHTTP returns the sink at address, a URL.
+func NewHTTP(address, source string) *HTTP {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 64 // every write under way keeps its connection
 	t.DisableCompression = true
-	return &HTTP{url: url, source: source, client: &http.Client{Transport: t}}
+	return &HTTP{url: address, source: source, client: &http.Client{
+		Transport: t,
+		// A redirected POST can become a GET, whose 200 would be taken for the sink's word that it holds the event.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
 }
 
 // attempts and pause span the restart of a sink on the same node; a longer outage is left to the caller's sender, which
@@ -73,12 +85,12 @@ const (
 func (s *HTTP) Emit(ctx context.Context, eventType string, data []byte) error {
 	id := uuid.NewString()
 	for attempt := 1; ; attempt++ {
-		err := s.post(ctx, id, eventType, data)
+		retry, err := s.post(ctx, id, eventType, data)
 		if err == nil {
 			return nil
 		}
 		err = fmt.Errorf("emit %s to %s: %w", eventType, s.url, err)
-		if attempt == attempts || function.KindOf(err) == function.Permanent {
+		if attempt == attempts || !retry {
 			return err
 		}
 		select {
@@ -89,10 +101,11 @@ func (s *HTTP) Emit(ctx context.Context, eventType string, data []byte) error {
 	}
 }
 
-func (s *HTTP) post(ctx context.Context, id, eventType string, data []byte) error {
+// post sends the event once. retry says whether a restart of the sink explains err.
+func (s *HTTP) post(ctx context.Context, id, eventType string, data []byte) (retry bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(data))
 	if err != nil {
-		return function.WithKind(function.Permanent, err)
+		return false, function.WithKind(function.Permanent, err)
 	}
 	req.Header = http.Header{
 		"Content-Type":   {event.ContentType},
@@ -104,20 +117,22 @@ func (s *HTTP) post(ctx context.Context, id, eventType string, data []byte) erro
 	}
 	res, err := s.client.Do(req)
 	if err != nil {
-		return err
+		return true, err
 	}
 	// The body is read so that the connection can be used again; what it says matters only beside an error.
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	_ = res.Body.Close()
-	switch {
-	case res.StatusCode/100 == 2:
-		return nil
-	case res.StatusCode == http.StatusTooManyRequests:
-		return function.WithKind(function.Overloaded, answer(res, body))
-	case res.StatusCode == http.StatusBadRequest, res.StatusCode == http.StatusRequestEntityTooLarge:
-		return function.WithKind(function.Permanent, answer(res, body))
+	switch status := res.StatusCode; {
+	case status/100 == 2:
+		return false, nil
+	case status == http.StatusTooManyRequests:
+		return true, function.WithKind(function.Overloaded, answer(res, body))
+	case status == http.StatusBadRequest, status == http.StatusRequestEntityTooLarge:
+		return false, function.WithKind(function.Permanent, answer(res, body))
+	default:
+		// The rest of 3xx and 4xx is a sink that is set up wrongly, no fault of the event: it keeps until that is mended.
+		return status >= http.StatusInternalServerError, answer(res, body)
 	}
-	return answer(res, body)
 }
 
 func answer(res *http.Response, body []byte) error {
