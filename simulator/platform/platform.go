@@ -207,8 +207,7 @@ func (p *Platform) applyPlan(ctx context.Context, services []stage) (err error) 
 			}
 			return "", fmt.Errorf("the local platform has no %s %q", ref.Kind, ref.Name)
 		},
-		Audience: audience,
-		Ingress:  func(namespace, broker string) string { return urls["broker-ingress"] + "/" + namespace + "/" + broker },
+		Ingress: func(namespace, broker string) string { return urls["broker-ingress"] + "/" + namespace + "/" + broker },
 	})
 	var problems []error
 	for _, problem := range p.Plan.Problems {
@@ -226,15 +225,6 @@ func (p *Platform) applyPlan(ctx context.Context, services []stage) (err error) 
 		return fmt.Errorf("apply the plan: %w", err)
 	}
 	return nil
-}
-
-// audience is the same for all endpoints of a stage, so that a Trigger with a path of its own needs no setting of its own.
-func audience(endpoint string) string {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return endpoint
-	}
-	return u.Scheme + "://" + u.Host
 }
 
 // startStages starts the processes and waits until they are ready.

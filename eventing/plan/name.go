@@ -1,0 +1,77 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"strings"
+)
+
+// Labels mark what an installation owns. Package apply changes and deletes nothing without LabelOwner.
+const (
+	LabelOwner     = "eventing-owner"
+	LabelNamespace = "eventing-namespace" // of the Broker or Trigger
+	LabelBroker    = "eventing-broker"    // on a topic
+	LabelTrigger   = "eventing-trigger"   // on a subscription that serves a Trigger
+	LabelRole      = "eventing-role"      // RoleHold, on a subscription that serves none
+)
+
+// RoleHold marks the subscription that keeps dead letters where no Trigger takes them.
+const RoleHold = "hold"
+
+func brokerLabels(owner, namespace, name string) map[string]string {
+	return map[string]string{LabelOwner: owner, LabelNamespace: labelValue(namespace), LabelBroker: labelValue(name)}
+}
+
+func triggerLabels(owner, namespace, name string) map[string]string {
+	return map[string]string{LabelOwner: owner, LabelNamespace: labelValue(namespace), LabelTrigger: labelValue(name)}
+}
+
+func holdLabels(owner string) map[string]string {
+	return map[string]string{LabelOwner: owner, LabelRole: RoleHold}
+}
+
+// Labels returns the labels of what was made for the object that has the Problem, except for the owner.
+func (p Problem) Labels() map[string]string {
+	key := LabelTrigger
+	if p.Kind == "Broker" {
+		key = LabelBroker
+	}
+	return map[string]string{LabelNamespace: labelValue(p.Namespace), key: labelValue(p.Name)}
+}
+
+// subscriptionName is readable first and unique by its hash, which covers what cannot be changed in a subscription: a
+// changed filter gives another name, so that the new one can be there before the old one goes.
+func subscriptionName(namespace, trigger, topic, filter string) string {
+	const maxReadable = 255 - 9 // Pub/Sub's 255 less "-" and 8 of the hash
+	readable := namespace + "-" + trigger
+	if strings.HasPrefix(readable, "goog") || readable[0] < 'a' {
+		readable = "trigger-" + readable // ids begin with a letter and not with goog
+	}
+	return readable[:min(len(readable), maxReadable)] + "-" + shortHash(namespace, trigger, topic, filter)
+}
+
+func holdName(topic string) string {
+	return topic[:min(len(topic), 200)] + "-hold-" + shortHash(topic)
+}
+
+var labelSafe = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
+
+// labelValue is name if a label can hold it (Kubernetes names may be longer and have dots), or else its beginning and a hash.
+func labelValue(name string) string {
+	if labelSafe.MatchString(name) {
+		return name
+	}
+	readable := strings.ReplaceAll(name, ".", "_")
+	return readable[:min(len(readable), 63-9)] + "-" + shortHash(name)
+}
+
+// shortHash is 8 hexadecimal digits over parts, which cannot run into each other.
+func shortHash(parts ...string) string {
+	hash := sha256.New()
+	for _, part := range parts {
+		hash.Write([]byte(part))
+		hash.Write([]byte{0})
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:8]
+}
