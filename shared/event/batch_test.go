@@ -98,7 +98,8 @@ func TestAppendRejectedKeepsTheOriginal(t *testing.T) {
 		want := event.Rejected{
 			Type: event.TypeTelemetryRejected, ID: randomText(r), Source: "//robofleet.dev/robots/R-1", Time: measured, Published: published,
 			Rejection: telemetry.Rejection{
-				Reason: telemetry.ReasonMalformed, Message: randomText(r), Body: []byte(randomText(r) + "\x00\xff\n"), Truncated: true, Size: 1 << 30,
+				Reason: telemetry.ReasonMalformed, Message: randomText(r), Body: []byte(randomText(r) + "\x00\xff\n"),
+				Truncated: true, Size: 1 << 30,
 				Attributes: map[string]string{"ce-id": randomText(r), randomText(r): "\n"},
 			},
 		}

@@ -54,7 +54,9 @@ type httpHandler struct {
 
 // NewHandler returns the http.Handler of a stage. identity says whose pushes are accepted; nil accepts everybody's, for a
 // laptop. client fetches the issuer's keys. Metrics are registered with reg.
-func NewHandler(h Handler, limits Limits, identity *Identity, client *http.Client, reg prometheus.Registerer, log *slog.Logger) (http.Handler, error) {
+func NewHandler(
+	h Handler, limits Limits, identity *Identity, client *http.Client, reg prometheus.Registerer, log *slog.Logger,
+) (http.Handler, error) {
 	hh := &httpHandler{handler: h, limits: limits, log: log}
 	if limits.MaxBodyBytes <= 0 || limits.MaxInFlight <= 0 || limits.MaxInFlightBytes <= 0 {
 		return nil, errors.New("MAX_BODY_BYTES, MAX_IN_FLIGHT and MAX_IN_FLIGHT_BYTES must be positive")

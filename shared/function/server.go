@@ -78,7 +78,8 @@ type Stage struct {
 
 // Run serves the stage until ctx ends, then drains it: requests under way are answered, within the shutdown timeout.
 func Run(ctx context.Context, cfg Config, s Stage, reg *prometheus.Registry, log *slog.Logger) error {
-	h, err := NewHandler(s.Handler, cfg.Limits, cfg.identity(), http.DefaultClient, prometheus.WrapRegistererWith(prometheus.Labels{"function": s.Name}, reg), log)
+	h, err := NewHandler(s.Handler, cfg.Limits, cfg.identity(), http.DefaultClient,
+		prometheus.WrapRegistererWith(prometheus.Labels{"function": s.Name}, reg), log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Name, err)
 	}
@@ -199,8 +200,12 @@ func NewLogger(name string) *slog.Logger {
 		}
 		switch a.Key { // https://cloud.google.com/logging/docs/structured-logging#structured_logging_special_fields
 		case slog.LevelKey:
+			level, ok := a.Value.Any().(slog.Level)
+			if !ok {
+				break // an attribute of somebody else's by that name
+			}
 			a.Key = "severity"
-			if a.Value.String() == slog.LevelWarn.String() {
+			if level == slog.LevelWarn {
 				a.Value = slog.StringValue("WARNING") // slog's WARN is no severity there
 			}
 		case slog.MessageKey:
