@@ -182,14 +182,35 @@ func values(t *testing.T, r *telemetry.Reading) map[string]any {
 		if err := json.Compact(&compact, r.Extra); err != nil || compact.String() != string(r.Extra) {
 			t.Fatalf("Extra %q is not compact (%v)", r.Extra, err)
 		}
-		for name, v := range extra {
-			if _, known := got[name]; known {
-				t.Fatalf("known field %q in Extra %q", name, r.Extra)
-			}
-			got[name] = v
+		d := json.NewDecoder(bytes.NewReader(r.Extra))
+		d.UseNumber()
+		if err := referenceTokens(d, "", 0); err != nil {
+			t.Fatalf("Extra %q: %v", r.Extra, err)
 		}
+		merge(t, got, extra)
 	}
 	return got
+}
+
+// merge adds the unknown fields to the known ones of the same object.
+func merge(t *testing.T, known, extra map[string]any) {
+	t.Helper()
+	if len(extra) == 0 {
+		t.Fatal("Extra holds an object for no field")
+	}
+	for name, v := range extra {
+		was, ok := known[name]
+		if !ok {
+			known[name] = v
+			continue
+		}
+		object, ok := was.(map[string]any)
+		unknown, ok2 := v.(map[string]any)
+		if !ok || !ok2 {
+			t.Fatalf("known field %q in Extra", name)
+		}
+		merge(t, object, unknown)
+	}
 }
 
 // normalise removes what a Reading does not keep apart: the precision of a time, and empty strings that may as well be absent.
@@ -307,6 +328,13 @@ func generated(yield func(string)) {
 			yield(append(slices.Clone(object), [2]string{v, `1`}).String())
 		}
 		yield(append(slices.Clone(object), [2]string{`"new"`, `1`}, [2]string{`"ne\u0077"`, `2`}).String())
+		for n := 63; n <= 65; n++ {
+			many := slices.Clone(object)
+			for i := range n - len(object) {
+				many = append(many, [2]string{fmt.Sprintf(`"x%d"`, i), `1`})
+			}
+			yield(many.String())
+		}
 		s := object.String()
 		yield(strings.NewReplacer(",", " ,\r\n", ":", "\t:\n ", "{", "{ ", "}", "\n}").Replace(s))
 		for _, suffix := range []string{" ", "\n", "x", ",", "}", "{}", "null", "\x00", "\xef\xbb\xbf"} {
@@ -334,13 +362,16 @@ func generated(yield func(string)) {
 	for _, v := range variants() {
 		yield(v)
 	}
-	for n := 52; n <= 56; n++ { // with the ten known ones 62 to 66
-		many := slices.Clone(top)
-		for i := range n {
-			many = append(many, [2]string{fmt.Sprintf(`"x%d"`, i), `1`})
+	// Unknown fields everywhere, with the same name and the names of fields of other objects, before, between and after.
+	everywhere := members{{`"a"`, `[1, 2]`}}
+	for i, field := range top {
+		switch i {
+		case 4, 5, 7:
+			field[1] = `{"a" :` + strconv.Itoa(i) + `,"seq":{"position":{ }},` + field[1][1:len(field[1])-1] + `,"fault": "a"}`
 		}
-		yield(many.String())
+		everywhere = append(everywhere, field, [2]string{fmt.Sprintf(`"b%d"`, i), `{}`})
 	}
+	yield(everywhere.String())
 	for _, status := range []string{"idle", "fault"} {
 		healthy := slices.Delete(slices.Clone(top), 7, 8)
 		healthy[6][1] = `"` + status + `"`

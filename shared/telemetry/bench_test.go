@@ -26,6 +26,17 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	})
+	b.Run("hand-written-with-unknown-fields", func(b *testing.B) {
+		data := bytes.Replace(data, []byte(`"charging"`), []byte(`"voltage_v":48.1,"temperature_c":21.5,"charging"`), 1)
+		b.ReportAllocs()
+		b.SetBytes(int64(len(data)))
+		var r telemetry.Reading
+		for b.Loop() {
+			if err := telemetry.Decode(data, &r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	b.Run("encoding-json-without-rules", func(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(int64(len(data)))

@@ -17,8 +17,8 @@ import (
 // It is far below BigQuery's limit for JSON values (500), so that what is accepted can be stored.
 const MaxDepth = 32
 
-// maxFields is how many top-level fields a reading may have ("maxProperties" in the schema). It bounds the search for
-// repeated names among the unknown ones.
+// maxFields is how many fields a reading may have, and its position, its battery and its fault ("maxProperties" in the
+// schema). It bounds the search for repeated names among the unknown ones.
 const maxFields = 64
 
 // field is a field that the rules know, at any level: names are unique in a reading's three objects, so one set of bits
@@ -127,7 +127,7 @@ func decode(data []byte, r *Reading) error {
 
 // end returns an error unless nothing but white space is left.
 func end(d *jx.Decoder) error {
-	if err := d.Skip(); err != io.EOF {
+	if err := d.Skip(); !errors.Is(err, io.EOF) { // a value cut short is io.ErrUnexpectedEOF
 		return errTrailing
 	}
 	return nil
@@ -145,9 +145,8 @@ type parser struct {
 	text                                     []byte
 	robotID, bootID, deliveryID, softVersion span
 
-	count   int      // top-level fields
-	unknown [][]byte // names of the unknown ones
-	extra   []byte   // the object of the unknown ones, without its closing brace
+	unknown [][]byte  // names of the unknown fields met in the objects being parsed, the reading's first
+	extra   jx.Writer // the object of the unknown fields, without its closing brace
 }
 
 type span struct{ start, end int }
@@ -157,7 +156,9 @@ var parsers = sync.Pool{New: func() any { return &parser{text: make([]byte, 0, 2
 
 // release gives p back, without any reference to the data or the reading.
 func (p *parser) release() {
-	*p = parser{text: p.text[:0]}
+	names := p.unknown[:cap(p.unknown)]
+	clear(names)
+	*p = parser{text: p.text[:0], unknown: names[:0]}
 	parsers.Put(p)
 }
 
@@ -170,18 +171,16 @@ func (p *parser) object(of field) error {
 	if err != nil {
 		return err
 	}
-	for it.Next() {
+	outer := len(p.unknown)
+	for n := 1; it.Next(); n++ {
+		if n > maxFields {
+			return &RuleError{Reason: ReasonOutOfRange, Field: fields[of].path, Message: "found more than 64 fields, want at most 64"}
+		}
 		name := it.Key()
 		f := lookup(of, name)
 		switch {
-		case f == fieldNone && of == fieldNone:
-			err = p.keep(name)
 		case f == fieldNone:
-			err = &RuleError{
-				Reason:  ReasonUnknownField,
-				Field:   fields[of].path + "." + clip(name),
-				Message: "unknown; new fields are welcome at the top level only",
-			}
+			err = p.keep(of, name, p.unknown[outer:])
 		case p.seen&(1<<f) != 0:
 			err = repeated(fields[f].path)
 		default:
@@ -191,12 +190,11 @@ func (p *parser) object(of field) error {
 		if err != nil {
 			return err
 		}
-		if of == fieldNone {
-			if p.count++; p.count > maxFields {
-				return &RuleError{Reason: ReasonOutOfRange, Message: "found more than 64 fields, want at most 64"}
-			}
-		}
 	}
+	if of != fieldNone && len(p.unknown) > outer {
+		p.extra.ObjEnd()
+	}
+	p.unknown = p.unknown[:outer]
 	return it.Err()
 }
 
@@ -444,26 +442,54 @@ func (p *parser) float(f field) (float64, []byte, error) {
 	return v, lit, nil
 }
 
-// keep adds an unknown top-level field to p.extra.
-func (p *parser) keep(name []byte) error {
-	for _, u := range p.unknown {
-		if bytes.Equal(u, name) {
-			return repeated(clip(name))
+// keep adds to p.extra a field that is unknown in the object that is the value of the field of, where others precede it.
+func (p *parser) keep(of field, name []byte, others [][]byte) error {
+	for _, other := range others {
+		if bytes.Equal(other, name) {
+			return repeated(unknownPath(of, name))
 		}
 	}
 	raw, err := p.d.Raw()
 	if err != nil {
 		return err
 	}
-	sep := byte(',')
-	if len(p.unknown) == 0 {
-		sep = '{'
-	}
 	p.unknown = append(p.unknown, name)
-	w := jx.Writer{Buf: append(p.extra, sep)}
-	w.ByteStr(name)
-	p.extra, err = appendCompact(append(w.Buf, ':'), raw, clip(name))
-	return err
+	depth := 1 // the reading
+	if of != fieldNone {
+		depth++
+		if len(others) == 0 {
+			// The method object closes it. As a known field is not repeated, it is not opened twice.
+			p.separate()
+			p.extra.FieldStart(fields[of].path)
+			p.extra.ObjStart()
+		}
+	}
+	p.separate()
+	p.extra.ByteStr(name)
+	var rule *RuleError
+	if p.extra.Buf, rule = appendCompact(append(p.extra.Buf, ':'), raw, depth); rule != nil {
+		rule.Field = unknownPath(of, name)
+		return rule
+	}
+	return nil
+}
+
+// separate makes p.extra ready for the next name.
+func (p *parser) separate() {
+	switch n := len(p.extra.Buf); {
+	case n == 0:
+		p.extra.Grow(128) // enough for a few numbers
+		p.extra.ObjStart()
+	case p.extra.Buf[n-1] != '{': // no value ends so
+		p.extra.Comma()
+	}
+}
+
+func unknownPath(of field, name []byte) string {
+	if of == fieldNone {
+		return clip(name)
+	}
+	return fields[of].path + "." + clip(name)
 }
 
 // finish looks for what is missing and fills in the strings.
@@ -482,8 +508,9 @@ func (p *parser) finish() error {
 	p.r.BootID = text[p.bootID.start:p.bootID.end]
 	p.r.DeliveryID = text[p.deliveryID.start:p.deliveryID.end]
 	p.r.SoftwareVersion = text[p.softVersion.start:p.softVersion.end]
-	if p.extra != nil {
-		p.r.Extra = append(p.extra, '}')
+	if p.extra.Buf != nil {
+		p.extra.ObjEnd()
+		p.r.Extra = p.extra.Buf
 	}
 	return nil
 }
@@ -509,7 +536,7 @@ func (p *parser) wrongType(f field) error {
 // checkText refuses what jx lets pass: bytes that are not UTF-8, and escapes of U+0000 and of half a surrogate pair.
 func checkText(data []byte) error {
 	if !utf8.Valid(data) {
-		return malformed("", "not UTF-8 at byte %d", invalidUTF8(data))
+		return malformed("not UTF-8 at byte %d", invalidUTF8(data))
 	}
 	// In JSON a backslash stands only in strings; if this is no JSON, it is refused anyway.
 	for i := bytes.IndexByte(data, '\\'); i >= 0 && i+1 < len(data); {
@@ -518,14 +545,14 @@ func checkText(data []byte) error {
 			n = 6
 			switch r, ok := unescape(data[i:]); {
 			case !ok:
-				return malformed("", "not JSON: bad escape at byte %d", i)
+				return malformed("not JSON: bad escape at byte %d", i)
 			case r == 0:
-				return malformed("", "escape of U+0000 at byte %d", i)
+				return malformed("escape of U+0000 at byte %d", i)
 			case r >= 0xDC00 && r <= 0xDFFF:
-				return malformed("", "escape of half a surrogate pair at byte %d", i)
+				return malformed("escape of half a surrogate pair at byte %d", i)
 			case r >= 0xD800 && r <= 0xDBFF:
 				if low, ok := unescape(data[i+6:]); !ok || low < 0xDC00 || low > 0xDFFF {
-					return malformed("", "escape of half a surrogate pair at byte %d", i)
+					return malformed("escape of half a surrogate pair at byte %d", i)
 				}
 				n = 12
 			}
@@ -572,11 +599,10 @@ func unescape(s []byte) (rune, bool) {
 	return r, true
 }
 
-// appendCompact appends the value of the unknown field name, a JSON text, without the white space between its tokens.
-// It refuses values that nest too deep and numbers without a double, which storage would refuse later and with them the
-// readings written beside.
-func appendCompact(dst, raw []byte, name string) ([]byte, error) {
-	depth := 1 // the reading
+// appendCompact appends the value of an unknown field, a JSON text that stands depth levels deep, without the white space
+// between its tokens. It refuses values that nest too deep and numbers without a double, which storage would refuse later
+// and with them the readings written beside.
+func appendCompact(dst, raw []byte, depth int) ([]byte, *RuleError) {
 	for i := 0; i < len(raw); {
 		start := i
 		switch c := raw[i]; {
@@ -595,11 +621,11 @@ func appendCompact(dst, raw []byte, name string) ([]byte, error) {
 				i++
 			}
 			if _, ok := parseFloat(raw[start:i]); !ok {
-				return nil, &RuleError{Reason: ReasonOutOfRange, Field: name, Message: "found " + clip(raw[start:i]) + ", want numbers within the range of IEEE 754 doubles"}
+				return nil, &RuleError{Reason: ReasonOutOfRange, Message: "found " + clip(raw[start:i]) + ", want numbers within the range of IEEE 754 doubles"}
 			}
 		case c == '{' || c == '[':
 			if depth++; depth > MaxDepth {
-				return nil, malformed(name, "nests deeper than %d levels", MaxDepth)
+				return nil, malformed("nests deeper than %d levels", MaxDepth)
 			}
 			i++
 		case c == '}' || c == ']':
@@ -619,8 +645,8 @@ func isNumberByte(c byte) bool {
 	return isDigit(c) || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-'
 }
 
-func malformed(path, format string, args ...any) *RuleError {
-	return &RuleError{Reason: ReasonMalformed, Field: path, Message: fmt.Sprintf(format, args...)}
+func malformed(format string, args ...any) *RuleError {
+	return &RuleError{Reason: ReasonMalformed, Message: fmt.Sprintf(format, args...)}
 }
 
 // notJSON reports an error of jx, of which the cause says where; what jx wraps around it is its own call stack.
@@ -628,10 +654,10 @@ func notJSON(err error) *RuleError {
 	for cause := errors.Unwrap(err); cause != nil; cause = errors.Unwrap(err) {
 		err = cause
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return malformed("", "not JSON: it ends too early")
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return malformed("not JSON: it ends too early")
 	}
-	return malformed("", "not JSON: %v", err)
+	return malformed("not JSON: %v", err)
 }
 
 func repeated(path string) *RuleError {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,15 @@ func with(tb testing.TB, old, replacement string) string {
 		tb.Fatalf("the typical reading does not contain %q", old)
 	}
 	return strings.Replace(typical, old, replacement, 1)
+}
+
+// numbered returns n unknown fields, each followed by a comma.
+func numbered(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"x%d":%d,`, i, i)
+	}
+	return b.String()
 }
 
 func wantReading() telemetry.Reading {
@@ -45,15 +55,36 @@ func TestDecodeFillsEveryFieldAndForgetsTheLastReading(t *testing.T) {
 
 func TestDecodeKeepsUnknownFieldsInOrderAndSpelling(t *testing.T) {
 	t.Parallel()
-	text := with(t, `"seq":48151`, `"z" : [1.50, 1E2, "a b\u00e9"] ,"seq":48151, "a\"\n": {"x" : null,  "x":true}`)
-	var got telemetry.Reading
-	if err := telemetry.Decode([]byte(text), &got); err != nil {
-		t.Fatalf("Decode: %v", err)
-	}
-	want := wantReading()
-	want.Extra = json.RawMessage(`{"z":[1.50,1E2,"a b\u00e9"],"a\"\n":{"x":null,"x":true}}`)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("reading (-want +got):\n%s", diff)
+	for _, tt := range []struct {
+		name, text, want string
+	}{
+		{
+			"of the reading", with(t, `"seq":48151`, `"z" : [1.50, 1E2, "a b\u00e9"] ,"seq":48151, "a\"\n": {"x" : null,  "x":true}`),
+			`{"z":[1.50,1E2,"a b\u00e9"],"a\"\n":{"x":null,"x":true}}`,
+		},
+		{
+			"of an object, under its name", with(t, `"charging":false`, `"voltage_v" : 48.10, "charging":false, "cells": [ 4.0, 4.1 ]`),
+			`{"battery":{"voltage_v":48.10,"cells":[4.0,4.1]}}`,
+		},
+		{
+			"of several objects, which the reading has between its own", strings.NewReplacer(
+				`"seq"`, `"a":1,"seq"`, `"lat_deg"`, `"a":2,"lat_deg"`, `"battery":{`, `"b":{},"battery":{"a":3,`, `"delivery_id"`, `"c":"{","delivery_id"`,
+			).Replace(typical),
+			`{"a":1,"position":{"a":2},"b":{},"battery":{"a":3},"c":"{"}`,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var got telemetry.Reading
+			if err := telemetry.Decode([]byte(tt.text), &got); err != nil {
+				t.Fatalf("Decode: %v", err)
+			}
+			want := wantReading()
+			want.Extra = json.RawMessage(tt.want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("reading (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -98,7 +129,11 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"local time", with(t, `03.250Z`, `03.250+01:00`), telemetry.RuleError{Reason: "out_of_range", Field: "time", Message: `found "2026-11-23T11:19:03.250+01:00", want a string holding a time as in RFC 3339, in UTC, such as "2026-11-23T11:19:03.250Z"`}},
 		{"unknown status", with(t, `delivering`, `flying`), telemetry.RuleError{Reason: "out_of_range", Field: "status", Message: `found "flying", want one of "idle", "delivering", "returning", "charging", "paused", "fault"`}},
 		{"long string", with(t, `D-7F3A`, strings.Repeat("x", 129)), telemetry.RuleError{Reason: "out_of_range", Field: "delivery_id", Message: `found 129 characters, want a string of at most 128 characters`}},
-		{"unknown nested field", with(t, `"lat_deg"`, `"alt_m":519,"lat_deg"`), telemetry.RuleError{Reason: "unknown_field", Field: "position.alt_m", Message: `unknown; new fields are welcome at the top level only`}},
+		{"repeated unknown field in an object", with(t, `"lat_deg"`, `"alt_m":519,"lat_deg":0,"alt_m":520,"lat_deg"`), telemetry.RuleError{Reason: "malformed", Field: "position.alt_m", Message: "found twice, want it once"}},
+		{"deep in an object", with(t, `"lat_deg"`, `"a":`+strings.Repeat("[", 31)+strings.Repeat("]", 31)+`,"lat_deg"`), telemetry.RuleError{Reason: "malformed", Field: "position.a", Message: "nests deeper than 32 levels"}},
+		{"beyond doubles in unknown field of an object", with(t, `"lat_deg"`, `"a":-1e400,"lat_deg"`), telemetry.RuleError{Reason: "out_of_range", Field: "position.a", Message: `found -1e400, want numbers within the range of IEEE 754 doubles`}},
+		{"too many fields", with(t, `"seq"`, numbered(56)+`"seq"`), telemetry.RuleError{Reason: "out_of_range", Message: `found more than 64 fields, want at most 64`}},
+		{"too many fields in an object", with(t, `"percent"`, numbered(63)+`"percent"`), telemetry.RuleError{Reason: "out_of_range", Field: "battery", Message: `found more than 64 fields, want at most 64`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -213,7 +248,10 @@ func TestDecodeAnyBoundsTheNumberOfReadings(t *testing.T) {
 func TestDecodeAnyStopsWhenAsked(t *testing.T) {
 	t.Parallel()
 	n := 0
-	for range telemetry.DecodeAny([]byte("["+typical+","+typical+"]"), new(telemetry.Reading)) {
+	for _, err := range telemetry.DecodeAny([]byte("["+typical+","+typical+"]"), new(telemetry.Reading)) {
+		if err != nil {
+			t.Fatalf("DecodeAny: %v", err)
+		}
 		n++
 		break
 	}
@@ -227,6 +265,7 @@ func FuzzDecodeAny(f *testing.F) {
 	for _, body := range []string{
 		typical, "[" + typical + "," + typical + "]", "[\n" + typical + " ,\t1, null,\"a\\\"]\",[[]]\r]", "[]", "[", "[1,]", "[1]]", "", " ", "{}\n", "[{},\xff]", "[-,1]",
 		strings.ReplaceAll(typical, ",", ",\r\n"),
+		"[" + strings.ReplaceAll(typical, "{", "{\n\"new\": {\"a\" :[ 1.0 ]},") + "]",
 	} {
 		f.Add([]byte(body))
 	}

@@ -16,8 +16,9 @@
 //
 // # Unknown fields
 //
-// At the top level they are kept, in Reading.Extra, whatever they hold. Inside position, battery and fault they are refused,
-// because storage has no place for them and they would be lost in silence.
+// They are kept, wherever they are, in Reading.Extra: robots with newer software must not lose their readings to a field that
+// nobody here has heard of. No rule looks at them, except that they count among the at most 64 fields of their object and obey
+// the rules of the text above.
 //
 // # Errors
 //

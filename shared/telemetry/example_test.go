@@ -10,7 +10,7 @@ func ExampleDecode() {
 	data := []byte(`{
 		"robot_id": "R-000017", "boot_id": "01JD3Z8Q5W", "seq": 48151, "time": "2026-11-23T11:19:03.25Z",
 		"position": {"lat_deg": 48.137154, "lon_deg": 11.576124, "heading_deg": 271.5, "speed_mps": 1.42, "accuracy_m": 2.5},
-		"battery": {"percent": 83.5, "charging": false},
+		"battery": {"percent": 83.5, "charging": false, "voltage_v": 48.1},
 		"status": "fault", "fault": {"code": "MOTOR_STALL"},
 		"wheel_rpm": [112, 0]
 	}`)
@@ -23,7 +23,7 @@ func ExampleDecode() {
 	fmt.Println(string(r.Extra))
 	// Output:
 	// R-000017 48151 2026-11-23 11:19:03.25 +0000 UTC fault MOTOR_STALL
-	// {"wheel_rpm":[112,0]}
+	// {"battery":{"voltage_v":48.1},"wheel_rpm":[112,0]}
 }
 
 func ExampleDecode_refused() {

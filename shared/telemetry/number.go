@@ -49,10 +49,11 @@ func parseLongFloat(lit []byte) (float64, bool) {
 }
 
 // parseTime parses an RFC 3339 time as the schema has it: upper case, UTC written as Z, years 0001 to 9999, at most nine
-// digits of a second and no leap second. time.Parse is laxer: it takes 9:00 for 09:00 and a comma for the point.
-func parseTime(s []byte) (time.Time, bool) {
+// digits of a second and no leap second. The shape is checked first, as package time takes 9:00 for 09:00 and a comma for the
+// point (go.dev/issue/54580).
+func parseTime(s []byte) (t time.Time, ok bool) {
 	const shape = "dddd-dd-ddTdd:dd:dd"
-	if len(s) < len(shape)+1 || s[len(s)-1] != 'Z' {
+	if len(s) <= len(shape) || len(s) > len(shape+".dddddddddZ") || s[len(shape)] == ',' || s[len(s)-1] != 'Z' {
 		return time.Time{}, false
 	}
 	for i := range len(shape) {
@@ -60,39 +61,6 @@ func parseTime(s []byte) (time.Time, bool) {
 			return time.Time{}, false
 		}
 	}
-	two := func(i int) int { return int(s[i]-'0')*10 + int(s[i+1]-'0') }
-	year, month, day := two(0)*100+two(2), two(5), two(8)
-	hour, minute, second := two(11), two(14), two(17)
-	if year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(month, year) || hour > 23 || minute > 59 || second > 59 {
-		return time.Time{}, false
-	}
-	nano := 0
-	if fraction := s[len(shape) : len(s)-1]; len(fraction) > 0 {
-		if fraction[0] != '.' || len(fraction) < 2 || len(fraction) > 10 {
-			return time.Time{}, false
-		}
-		for i := 1; i <= 9; i++ {
-			nano *= 10
-			if i < len(fraction) {
-				if !isDigit(fraction[i]) {
-					return time.Time{}, false
-				}
-				nano += int(fraction[i] - '0')
-			}
-		}
-	}
-	return time.Date(year, time.Month(month), day, hour, minute, second, nano, time.UTC), true
-}
-
-func daysIn(month, year int) int {
-	switch month {
-	case 2:
-		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
-			return 29
-		}
-		return 28
-	case 4, 6, 9, 11:
-		return 30
-	}
-	return 31
+	err := t.UnmarshalText(s)
+	return t, err == nil && t.Year() >= 1
 }

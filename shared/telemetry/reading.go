@@ -34,7 +34,8 @@ type Reading struct {
 	Fault           *Fault    `json:"fault,omitempty"`
 	DeliveryID      string    `json:"delivery_id,omitempty"`
 	SoftwareVersion string    `json:"software_version,omitempty"`
-	// Extra holds the unknown top-level fields as one JSON object, or is nil. It is kept, never judged.
+	// Extra holds the unknown fields as one compact JSON object, or is nil. Those of an object are under its name:
+	// {"gripper":{"open":true},"battery":{"voltage_v":48.1}}.
 	Extra json.RawMessage `json:"-"`
 }
 

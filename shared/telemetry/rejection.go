@@ -10,7 +10,6 @@ const (
 	ReasonWrongType    Reason = "wrong_type"     // a field has another JSON type than the schema's
 	ReasonMissingField Reason = "missing_field"  // a required field is absent
 	ReasonOutOfRange   Reason = "out_of_range"   // a value breaks the schema's limits, pattern or enumeration
-	ReasonUnknownField Reason = "unknown_field"  // a field inside position, battery or fault that the schema does not have
 	ReasonTooOld       Reason = "too_old"        // measured longer ago than MaxAge before it was published
 	ReasonInFuture     Reason = "in_future"      // measured later than MaxSkew after it was published
 	ReasonBodyTooLarge Reason = "body_too_large" // the message exceeds the stage's body limit; what is kept is truncated
