@@ -141,7 +141,7 @@ func ParseName(name string) (kind Kind, hour time.Time, ok bool) {
 		return "", time.Time{}, false
 	}
 	parts := strings.Split(strings.TrimSuffix(dir, "/"), "/")
-	if len(parts) != 3 {
+	if len(parts) != 3 || parts[0] == "" {
 		return "", time.Time{}, false
 	}
 	hour, err := time.Parse("dt=2006-01-02/hour=15", parts[1]+"/"+parts[2])

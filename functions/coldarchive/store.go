@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"sync"
@@ -26,7 +27,9 @@ type GCS struct{ bucket *storage.BucketHandle }
 // NewGCS returns the store in bucket.
 func NewGCS(bucket *storage.BucketHandle) *GCS {
 	// A retry after an answer that was lost is safe, because the precondition makes the second attempt find the first.
-	return &GCS{bucket.Retryer(storage.WithPolicy(storage.RetryAlways))}
+	return &GCS{bucket.Retryer(storage.WithPolicy(storage.RetryAlways), storage.WithErrorFunc(func(err error) bool {
+		return storage.ShouldRetry(err) || errors.Is(err, io.EOF) // EOF: the connection ended instead of an answer
+	}))}
 }
 
 // Create implements Store.

@@ -2,7 +2,7 @@ package hotwrite
 
 import "testing"
 
-// A stream that is closed behaves like one that is broken for good.
+// An append that finds its stream broken makes the next one open another.
 func TestStreamThatIsBrokenForGoodIsReplaced(t *testing.T) {
 	b := &BigQuery{}
 	broken := &opening{done: make(chan struct{})}

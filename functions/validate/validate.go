@@ -165,8 +165,8 @@ func (m *message) decode() {
 	}
 }
 
-// envelope is about what AppendReading adds to a reading.
-const envelope = 320
+// envelope is about what AppendReading adds to a reading, with a trace context.
+const envelope = 400
 
 func (m *message) refuse(body []byte, err error) {
 	rule, ok := errors.AsType[*telemetry.RuleError](err)
@@ -300,7 +300,11 @@ func (v *Validator) Close() {
 // traceParent returns the trace context of e if it has a sound one. Robots write it, so its form is checked before it goes
 // into JSON by hand (https://www.w3.org/TR/trace-context/#traceparent-header).
 func traceParent(e cloudevents.Event) string {
-	s, ok := e.Extensions()[event.ExtTraceParent].(string)
+	ec, ok := e.Context.(*cloudevents.EventContextV1)
+	if !ok {
+		return ""
+	}
+	s, ok := ec.Extensions[event.ExtTraceParent].(string) // and not e.Extensions(), which copies the map
 	if !ok || len(s) != len("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01") {
 		return ""
 	}
