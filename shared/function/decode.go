@@ -99,6 +99,12 @@ func (m message) events() ([]delivered, error) {
 	return []delivered{{e, m.delivery}}, nil
 }
 
+// lowered spares the headers of every event an allocation.
+var lowered = map[string]string{
+	"Ce-Id": "ce-id", "Ce-Partitionkey": "ce-partitionkey", "Ce-Source": "ce-source", "Ce-Specversion": "ce-specversion",
+	"Ce-Time": "ce-time", "Ce-Traceparent": "ce-traceparent", "Ce-Type": "ce-type",
+}
+
 // headerAttributes walks the attributes of an event in binary mode. Only senders other than Pub/Sub encode the values as
 // CloudEvents' HTTP binding asks (section 3.1.3.2, percent encoding); Pub/Sub writes a message's attributes as they are.
 func headerAttributes(h http.Header, verbatim bool) func(func(name, value string) bool) {
@@ -109,7 +115,9 @@ func headerAttributes(h http.Header, verbatim bool) func(func(name, value string
 			case key == "Content-Type":
 				name = event.AttributeContentType
 			case len(key) > 3 && key[0] == 'C' && key[1] == 'e' && key[2] == '-':
-				name = strings.ToLower(key)
+				if name = lowered[key]; name == "" {
+					name = strings.ToLower(key)
+				}
 			default:
 				continue
 			}

@@ -104,7 +104,9 @@ func unwrappedDelivery(r *http.Request) *Delivery {
 		if len(r.Header[headerPublishTime]) == 1 { // twice: a publisher has an attribute of that name, and either may be its
 			d.PublishTime, _ = time.Parse(time.RFC3339Nano, first(r.Header, headerPublishTime))
 		}
-		d.Attempt, _ = strconv.Atoi(first(r.Header, headerAttempt))
+		if n := first(r.Header, headerAttempt); n != "" { // of an empty string Atoi would make an error, for every request
+			d.Attempt, _ = strconv.Atoi(n)
+		}
 	}
 	if d.PublishTime.IsZero() {
 		d.PublishTime = time.Now()
