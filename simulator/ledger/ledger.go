@@ -47,11 +47,11 @@ type Ledger struct {
 	ArchivedOnce int64 // distinct readings among them
 	Objects      int64 // in the archive
 	Rejected     int64 // distinct bad messages in the archive's rejected/
-	DeadLettered int64 // distinct messages in the archive's dead-letter/
+	DeadLettered int64 // distinct messages that came to the archive's dead-letter/ meanwhile, of any run
 	Injected     int64 // duplicates that the robots sent on purpose
 
-	// RejectedByReason counts Rejected.
-	RejectedByReason map[telemetry.Reason]int64
+	// BadByReason and RejectedByReason count BadSent and Rejected.
+	BadByReason, RejectedByReason map[telemetry.Reason]int64
 	// Missing are events that were confirmed and are not in every store they belong in.
 	Missing []Finding
 	// Unexpected are events in a store that were never sent, or are in the wrong place.
@@ -120,8 +120,8 @@ func (h holdings) total() int64 {
 
 // Make asks the stores about a run, which began at start and whose boots' ids begin with runID and a hyphen.
 func Make(ctx context.Context, stores Stores, m *robots.Manifest, runID string, start time.Time) (*Ledger, error) {
-	l := &Ledger{RejectedByReason: make(map[telemetry.Reason]int64)}
-	a := &account{ledger: l, manifest: m, runID: runID, warehouse: holdings{}, archive: holdings{}, rejected: map[string]bool{}}
+	l := &Ledger{BadByReason: make(map[telemetry.Reason]int64), RejectedByReason: make(map[telemetry.Reason]int64)}
+	a := &account{ledger: l, manifest: m, runID: runID, warehouse: holdings{}, archive: holdings{}, rejected: map[string]bool{}, deadLetters: map[string]bool{}}
 	if err := a.readWarehouse(ctx, stores); err != nil {
 		return nil, fmt.Errorf("ask the warehouse: %w", err)
 	}
@@ -140,6 +140,8 @@ type account struct {
 	warehouse holdings
 	archive   holdings
 	rejected  map[string]bool // ids
+	// deadLetters are the ids of messages, which do not tell what is in them: those of an earlier run are among them.
+	deadLetters map[string]bool
 }
 
 // readWarehouse asks per boot first: distinct positive numbers of which the largest equals their count are all there.
@@ -161,6 +163,7 @@ func (a *account) readWarehouse(ctx context.Context, s Stores) error {
 		func(r row) {
 			b := boot{r.RobotID, r.BootID}
 			a.ledger.Rows += r.Rows
+			a.ledger.RowsDistinct += r.Distinct
 			if r.First == 1 && r.Last == r.Distinct {
 				held := a.warehouse.of(b)
 				for seq := int64(1); seq <= r.Last; seq++ {
@@ -327,7 +330,7 @@ func (a *account) enter(c content) {
 		case coldarchive.KindRejected:
 			a.enterRejected(id, e.reason)
 		case coldarchive.KindDeadLetter:
-			a.ledger.DeadLettered++
+			a.deadLetters[id] = true
 		}
 	}
 }
@@ -364,7 +367,8 @@ func (a *account) enterRejected(id string, reason telemetry.Reason) {
 func (a *account) compare() {
 	l := a.ledger
 	l.Sent = a.manifest.Sent()
-	l.RowsDistinct, l.ArchivedOnce = a.warehouse.total(), a.archive.total()
+	l.DeadLettered = int64(len(a.deadLetters))
+	l.ArchivedOnce = a.archive.total()
 	if l.RowsUnique != l.RowsDistinct {
 		a.unexpected("", fmt.Sprintf("the view telemetry_unique has %d rows for %d readings", l.RowsUnique, l.RowsDistinct))
 	}
@@ -402,6 +406,7 @@ func (a *account) compare() {
 			continue
 		}
 		l.BadSent++
+		l.BadByReason[bad.Reason]++
 		if !a.rejected[bad.ID] {
 			a.missing(bad.ID, fmt.Sprintf("a bad message (%s), not among the rejected", bad.Kind))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -64,7 +65,12 @@ func (c *Counters) Total(metric string) int64 { return int64(c.total[metric]) }
 // Labelled returns the sum of a metric for one value of its last label.
 func (c *Counters) Labelled(metric, value string) int64 { return int64(c.labelled[metric+" "+value]) }
 
-func scrape(ctx context.Context, url string) (_ map[string]*dto.MetricFamily, err error) {
+// scrapeTimeout is short: it is what a stage that hangs costs each update.
+const scrapeTimeout = 250 * time.Millisecond
+
+func scrape(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

@@ -4,13 +4,11 @@ package platform
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +39,7 @@ const (
 	Topic   = "robofleet-telemetry"
 
 	dataDir      = "data" // in the platform's folder
+	logsDir      = "logs" // likewise
 	namespace    = "robofleet"
 	owner        = "robofleet"
 	pushIdentity = "pubsub-push@" + cloud.Project + ".iam.gserviceaccount.com"
@@ -54,10 +53,9 @@ type Config struct {
 	Dir       string // of data, binaries and logs
 	ModuleDir string // of RoboFleet's sources
 	// Port is the first of the ports: Port to Port+4 are the embedded cloud's, Port+10… the stages', Port+20… their metrics'.
-	// 0 takes free ports.
-	Port   int
-	Logger *slog.Logger
-	Out    io.Writer // progress, and what the compiler prints
+	// 0 takes free ones.
+	Port int
+	Out  io.Writer // progress, and what the compiler prints
 }
 
 // Platform is a running platform.
@@ -67,8 +65,10 @@ type Platform struct {
 	Plan     plan.Plan
 	BigQuery *bigquery.Client
 	Storage  *storage.Client
+	Log      *slog.Logger // writes to logs/platform.log
 
-	endpoints string // file
+	folder    *folder
+	endpoints string // file; "" until it is written
 	metrics   map[string]string
 }
 
@@ -91,35 +91,38 @@ func theStages() []stage {
 	}
 }
 
-// Start builds the stages, and starts everything or nothing. The platform runs until Close.
+// Start builds the stages, and starts everything or nothing. The platform runs until Close. The error of a folder that another
+// platform uses, and of a port that is taken, is one line that says so.
 func Start(ctx context.Context, cfg Config) (_ *Platform, err error) {
 	// A stage runs in another folder, and the embedded cloud gets paths from here.
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("data folder: %w", err)
-	}
-	services := theStages()
-	var packages []string
-	for i := range services {
-		packages = append(packages, services[i].pkg)
-		if services[i].port, services[i].metrics, err = ports(ctx, cfg.Port, i); err != nil {
-			return nil, err
-		}
-	}
-	bin := filepath.Join(cfg.Dir, "bin")
-	if err := stages.Build(ctx, cfg.Out, cfg.ModuleDir, bin, packages...); err != nil {
-		return nil, err
-	}
-	p := &Platform{endpoints: filepath.Join(cfg.Dir, endpointsFile), metrics: make(map[string]string)}
+	p := &Platform{metrics: make(map[string]string)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}()
+	if p.folder, err = openFolder(cfg.Dir); err != nil {
+		return p, err
+	}
+	p.Log = slog.New(slog.NewJSONHandler(p.folder.log, nil))
+	services := theStages()
+	if cfg.Port, err = choosePorts(ctx, cfg.Port, services); err != nil {
+		return p, err
+	}
+	var packages []string
+	for i := range services {
+		services[i].port, services[i].metrics = cfg.Port+10+i, cfg.Port+20+i
+		packages = append(packages, services[i].pkg)
+	}
+	bin := filepath.Join(cfg.Dir, "bin")
+	if err := stages.Build(ctx, cfg.Out, cfg.ModuleDir, bin, packages...); err != nil {
+		return p, err
+	}
 	p.Cloud, err = cloud.Start(ctx, cloud.Config{
-		Dir: filepath.Join(cfg.Dir, dataDir), Bucket: Bucket, Ports: cloudPorts(cfg.Port), Logger: cfg.Logger,
+		Dir: filepath.Join(cfg.Dir, dataDir), Bucket: Bucket, Ports: cloudPorts(cfg.Port), Logger: p.Log,
 	})
 	if err != nil {
 		return p, err
@@ -133,35 +136,10 @@ func Start(ctx context.Context, cfg Config) (_ *Platform, err error) {
 	if err := p.applyPlan(ctx, services); err != nil {
 		return p, err
 	}
-	if err := p.writeEndpoints(); err != nil {
+	if err := p.startStages(ctx, cfg, bin, services); err != nil {
 		return p, err
 	}
-	return p, p.startStages(ctx, cfg, bin, services)
-}
-
-// ports returns the ports of the i-th stage.
-func ports(ctx context.Context, first, i int) (port, metrics int, err error) {
-	if first != 0 {
-		return first + 10 + i, first + 20 + i, nil
-	}
-	for _, p := range []*int{&port, &metrics} {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, 0, fmt.Errorf("find a free port: %w", err)
-		}
-		*p = l.Addr().(*net.TCPAddr).Port
-		if err := l.Close(); err != nil {
-			return 0, 0, fmt.Errorf("find a free port: %w", err)
-		}
-	}
-	return port, metrics, nil
-}
-
-func cloudPorts(first int) cloud.Ports {
-	if first == 0 {
-		return cloud.Ports{}
-	}
-	return cloud.Ports{PubSub: first, BigQuery: first + 1, BigQueryStorage: first + 2, Storage: first + 3, Issuer: first + 4}
+	return p, p.writeEndpoints(cfg.Dir)
 }
 
 // connect makes the clients of the platform's own: they are Google's, as everybody else's are.
@@ -256,7 +234,7 @@ func (p *Platform) startStages(ctx context.Context, cfg Config, bin string, serv
 			Port: s.port, MetricsPort: s.metrics, ReadyURL: s.url() + "/healthz",
 		})
 	}
-	supervisor := stages.New(stages.Config{LogDir: filepath.Join(cfg.Dir, "logs"), Logger: cfg.Logger, Grace: 30 * time.Second}, all...)
+	supervisor := stages.New(stages.Config{LogDir: filepath.Join(cfg.Dir, logsDir), Logger: p.Log, Grace: 30 * time.Second}, all...)
 	if err := supervisor.Start(ctx); err != nil {
 		return err
 	}
@@ -285,30 +263,39 @@ func (p *Platform) Backlog() map[string]int {
 	return backlog
 }
 
-// Drain waits until every message has been acknowledged by every stage that wants it. It gives up when ctx ends.
+// Drain waits until every message has been acknowledged by every stage that wants it. It gives up when ctx ends. No robot may
+// publish meanwhile.
 func (p *Platform) Drain(ctx context.Context) error {
-	ticker := time.NewTicker(50 * time.Millisecond)
+	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for {
-		left := p.Backlog()
-		total := 0
+	// The subscriptions are looked at one after another, so a message can slip past a single look: acknowledged in the one
+	// after its successor was published to another that had been looked at before. But a message goes through no
+	// subscription twice; so each look that finds all of them empty proves at least one more of them empty for good.
+	for empty := 0; empty < len(p.Plan.Subscriptions); {
+		left, total := p.Backlog(), 0
 		for _, n := range left {
 			total += n
 		}
 		if total == 0 {
-			return nil
+			empty++
+		} else {
+			empty = 0
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("drain: %d messages are left (%v): %w", total, left, ctx.Err())
+			return fmt.Errorf("%d messages are not acknowledged yet (%v): %w", total, left, context.Cause(ctx))
 		case <-ticker.C:
 		}
 	}
+	return nil
 }
 
-// Close stops the stages, which finish what they have begun, and then the embedded cloud.
+// Close stops the stages, which finish what they have begun, and then the embedded cloud. It leaves no process behind.
 func (p *Platform) Close() error {
 	var errs []error
+	if p.endpoints != "" {
+		errs = append(errs, os.Remove(p.endpoints))
+	}
 	if p.Stages != nil {
 		errs = append(errs, p.Stages.Stop())
 	}
@@ -321,59 +308,8 @@ func (p *Platform) Close() error {
 	if p.Cloud != nil {
 		errs = append(errs, p.Cloud.Close())
 	}
-	if err := os.Remove(p.endpoints); !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, err)
+	if p.folder != nil {
+		errs = append(errs, p.folder.close())
 	}
 	return errors.Join(errs...)
 }
-
-// endpointsFile says, while a platform runs, where it does.
-const endpointsFile = "endpoints.json"
-
-// Endpoints are where a running platform listens.
-type Endpoints struct {
-	PID      int    `json:"pid"`
-	BigQuery string `json:"bigquery"` // base URL of the REST API
-	PubSub   string `json:"pubsub"`   // host:port
-	Storage  string `json:"storage"`  // host:port
-}
-
-func (p *Platform) writeEndpoints() error {
-	text, err := json.MarshalIndent(Endpoints{
-		PID: os.Getpid(), BigQuery: p.Cloud.BigQuery.RESTEndpoint(), PubSub: p.Cloud.PubSub.Addr(), Storage: p.Cloud.Storage.Host(),
-	}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode endpoints: %w", err)
-	}
-	if err := os.WriteFile(p.endpoints, append(text, '\n'), 0o644); err != nil { //nolint:gosec // no secret
-		return fmt.Errorf("write endpoints: %w", err)
-	}
-	return nil
-}
-
-// ReadEndpoints returns where the platform on dir listens; ok is false if none runs. The file of one that was killed is
-// still there, so whoever uses the answer must be ready to find nobody.
-func ReadEndpoints(dir string) (e Endpoints, ok bool) {
-	text, err := os.ReadFile(filepath.Join(dir, endpointsFile))
-	if err != nil {
-		return e, false
-	}
-	return e, json.Unmarshal(text, &e) == nil
-}
-
-// Alive says whether the platform of e answers. One that was killed leaves its file behind.
-func Alive(ctx context.Context, e Endpoints) bool {
-	u, err := url.Parse(e.BigQuery)
-	if err != nil {
-		return false
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", u.Host)
-	if err != nil {
-		return false
-	}
-	_ = conn.Close() // it was only to see whether somebody answers
-	return true
-}
-
-// BigQueryDir returns where the embedded BigQuery of the platform on dir keeps its data.
-func BigQueryDir(dir string) string { return filepath.Join(dir, dataDir, cloud.BigQueryDir) }

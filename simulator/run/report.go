@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/robofleet/robofleet/shared/telemetry"
 	"github.com/robofleet/robofleet/simulator/latency"
 	"github.com/robofleet/robofleet/simulator/ledger"
 	"github.com/robofleet/robofleet/simulator/robots"
@@ -29,6 +30,7 @@ type report struct {
 	ArchivedDistinct int64            `json:"archived_distinct"` // distinct ones among them
 	Objects          int64            `json:"objects"`
 	BadSent          int64            `json:"bad_sent"`
+	BadByReason      map[string]int64 `json:"bad_sent_by_reason"`
 	Rejected         int64            `json:"rejected"` // distinct bad messages in the archive
 	RejectedByReason map[string]int64 `json:"rejected_by_reason"`
 	DeadLettered     int64            `json:"dead_lettered"`
@@ -57,6 +59,7 @@ type stageReport struct {
 	CPUSeconds float64 `json:"cpu_seconds"`
 	RSSBytes   uint64  `json:"rss_bytes"`
 	PeakBytes  uint64  `json:"peak_rss_bytes"`
+	IdleBytes  uint64  `json:"idle_rss_bytes"` // before the robots started
 	Restarts   int     `json:"restarts"`
 	ReadyMS    float64 `json:"ready_ms"` // from exec to the first 200
 }
@@ -64,25 +67,33 @@ type stageReport struct {
 // maxFindings bounds the lists of a report.
 const maxFindings = 1000
 
-func newReport(cfg robots.Config, l *ledger.Ledger, published time.Duration, p latency.Percentiles, used []stages.Stats) *report {
+func newReport(cfg robots.Config, l *ledger.Ledger, published time.Duration, p latency.Percentiles, idle, used []stages.Stats) *report {
 	r := &report{
 		Run: cfg.RunID, Robots: cfg.Robots, Seconds: published.Seconds(),
 		Sent: l.Sent, Unconfirmed: l.Unconfirmed, AcceptedRows: l.Rows, RowsDistinct: l.RowsDistinct, RowsUnique: l.RowsUnique,
 		Archived: l.Archived, ArchivedDistinct: l.ArchivedOnce, Objects: l.Objects, BadSent: l.BadSent, Rejected: l.Rejected,
-		RejectedByReason: make(map[string]int64), DeadLettered: l.DeadLettered, Lost: int64(len(l.Missing)),
+		BadByReason: byReason(l.BadByReason), RejectedByReason: byReason(l.RejectedByReason), DeadLettered: l.DeadLettered, Lost: int64(len(l.Missing)),
 		Duplicates: l.Duplicates(), Injected: l.Injected, Unexpected: int64(len(l.Unexpected)),
 		RatePerSecond: float64(l.Sent) / published.Seconds(),
 		LatencyMS:     latencyReport{ms(p.P50), ms(p.P95), ms(p.P99), ms(p.Max), p.N},
 		Missing:       l.Missing[:min(len(l.Missing), maxFindings)],
 		Surprises:     l.Unexpected[:min(len(l.Unexpected), maxFindings)],
 	}
-	for reason, n := range l.RejectedByReason {
-		r.RejectedByReason[string(reason)] = n
-	}
-	for _, s := range used {
-		r.Stages = append(r.Stages, stageReport{s.Name, s.CPU.Seconds(), s.RSS, s.PeakRSS, s.Restarts, ms(s.ReadyAfter)})
+	for i, s := range used { // both lists are in the order of the stages
+		r.Stages = append(r.Stages, stageReport{
+			Name: s.Name, CPUSeconds: s.CPU.Seconds(), RSSBytes: s.RSS, PeakBytes: s.PeakRSS, IdleBytes: idle[i].RSS,
+			Restarts: s.Restarts, ReadyMS: ms(idle[i].ReadyAfter),
+		})
 	}
 	return r
+}
+
+func byReason(counts map[telemetry.Reason]int64) map[string]int64 {
+	m := make(map[string]int64)
+	for reason, n := range counts {
+		m[string(reason)] = n
+	}
+	return m
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -145,8 +156,11 @@ func (r *report) view() terminal.LedgerView {
 		},
 		Verdict: "nothing was lost, nothing was invented",
 	}
-	if !v.OK {
+	switch {
+	case !v.OK:
 		v.Verdict = fmt.Sprintf("%s lost, %s unexpected", count(r.Lost), count(r.Unexpected))
+	case r.Sent == 0 && r.BadSent == 0:
+		v.Verdict = "nothing was sent"
 	}
 	for _, s := range r.Stages {
 		v.Stages = append(v.Stages, terminal.StageUsage{

@@ -22,15 +22,21 @@ type view struct {
 	session  *session
 	counters *platform.Counters
 
-	mu      sync.Mutex // guards what the run tells the view
+	mu      sync.Mutex // guards what follows
 	current string     // phase
 	start   time.Time  // of the robots
+	figures figures
 
-	// The rest belongs to the goroutine of run.
-	rows     int64
-	rates    []float64
+	// The rest belongs to the goroutine that measures.
 	lastSent int64
 	lastTime time.Time
+}
+
+// figures are what the view has to ask others for.
+type figures struct {
+	rows, objects, rejected, deadLettered int64
+
+	rates []float64 // of the last seconds
 }
 
 func newView(s *session) *view {
@@ -53,22 +59,40 @@ func (v *view) now() (phase string, start time.Time) {
 	return v.current, v.start
 }
 
-// run draws until ctx ends. The figures that cost something are asked for once a second.
+// run draws until ctx ends. The figures that cost something are asked for once a second, and by another goroutine: a stage that
+// hangs is what an operator wants to see, and must not hang the view.
 func (v *view) run(ctx context.Context) error {
-	draw := time.NewTicker(v.session.display.Interval())
-	defer draw.Stop()
+	var measuring sync.WaitGroup
+	measuring.Go(func() { v.measureUntil(ctx) })
+	ticker := time.NewTicker(v.session.display.Interval())
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// The last frame stays above the ledger, and should not differ from it by a second.
+			measuring.Wait()
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			v.measure(last)
+			cancel()
+			return v.session.display.Draw(v.snapshot())
+		case <-ticker.C:
+			if err := v.session.display.Draw(v.snapshot()); err != nil {
+				return fmt.Errorf("draw: %w", err)
+			}
+		}
+	}
+}
+
+func (v *view) measureUntil(ctx context.Context) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return v.session.display.Draw(v.snapshot())
+			return
 		case <-second.C:
+			v.pace()
 			v.measure(ctx)
-		case <-draw.C:
-			if err := v.session.display.Draw(v.snapshot()); err != nil {
-				return fmt.Errorf("draw: %w", err)
-			}
 		}
 	}
 }
@@ -79,18 +103,32 @@ func (v *view) measure(ctx context.Context) {
 	_, start := v.now()
 	q := v.session.platform.BigQuery.Query(`SELECT COUNT(*) FROM ` + platform.Dataset + "." + hotwrite.Table + ` WHERE ingest_time >= @start`)
 	q.Parameters = []bigquery.QueryParameter{{Name: "start", Value: start}}
+	rows := int64(-1)
 	var row []bigquery.Value
 	if it, err := q.Read(ctx); err == nil && it.Next(&row) == nil && len(row) == 1 {
 		if n, ok := row[0].(int64); ok {
-			v.rows = n
+			rows = n
 		}
 	}
-	confirmed := v.session.fleet.Stats().Confirmed
-	now := time.Now()
-	rate := float64(confirmed-v.lastSent) / now.Sub(v.lastTime).Seconds()
-	v.lastSent, v.lastTime = confirmed, now
-	v.rates = append(v.rates, rate)
-	v.rates = v.rates[max(0, len(v.rates)-60):]
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.figures.objects = v.counters.Total("cold_archive_objects_total")
+	v.figures.rejected = v.counters.Total("validate_rejected_total")
+	v.figures.deadLettered = v.counters.Labelled("cold_archive_events_total", "dead-letter")
+	if rows >= 0 {
+		v.figures.rows = rows
+	}
+}
+
+// pace notes the rate of the last second.
+func (v *view) pace() {
+	sent, now := v.session.fleet.Stats().Sent, time.Now()
+	rate := float64(sent-v.lastSent) / now.Sub(v.lastTime).Seconds()
+	v.lastSent, v.lastTime = sent, now
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	rates := append(slices.Clone(v.figures.rates), rate) // a snapshot has the old ones
+	v.figures.rates = rates[max(0, len(rates)-60):]
 }
 
 func (v *view) snapshot() terminal.Snapshot {
@@ -98,12 +136,12 @@ func (v *view) snapshot() terminal.Snapshot {
 	phase, start := v.now()
 	s := fleetSnapshot(v.session.fleet, v.session.options.Fleet, start)
 	s.Phase = phase
-	s.Rows = v.rows
-	s.Objects = v.counters.Total("cold_archive_objects_total")
-	s.Rejected = v.counters.Total("validate_rejected_total")
-	s.DeadLettered = v.counters.Labelled("cold_archive_events_total", "dead-letter")
-	if n := len(v.rates); n > 0 {
-		s.Rates, s.Rate = v.rates, v.rates[n-1]
+	v.mu.Lock()
+	f := v.figures
+	v.mu.Unlock()
+	s.Rows, s.Objects, s.Rejected, s.DeadLettered = f.rows, f.objects, f.rejected, f.deadLettered
+	if n := len(f.rates); n > 0 {
+		s.Rates, s.Rate = f.rates, f.rates[n-1]
 	}
 	recent := v.session.probe.Recent()
 	s.Latency = terminal.Latency{P50: recent.P50, P95: recent.P95, P99: recent.P99}
@@ -129,7 +167,7 @@ func fleetSnapshot(f *robots.Fleet, cfg robots.Config, start time.Time) terminal
 	stats := f.Stats()
 	s := terminal.Snapshot{
 		Phase: "running", Elapsed: time.Since(start), Remaining: -1,
-		Sent: stats.Published, Confirmed: stats.Confirmed, TargetRate: stats.TargetRate,
+		Measured: stats.Measured, Sent: stats.Sent, TargetRate: stats.TargetRate,
 	}
 	if cfg.Duration > 0 {
 		s.Remaining = max(0, cfg.Duration-s.Elapsed)

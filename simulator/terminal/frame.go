@@ -56,10 +56,10 @@ func times(s Snapshot) line {
 // readings is the way of a reading, as a table of one row.
 func readings(s Snapshot, width int) []line {
 	return table([]column{
-		{title: "sent", width: 11, left: true}, {title: "confirmed", width: 11, left: true}, {title: "rows", width: 11, left: true},
+		{title: "measured", width: 11, left: true}, {title: "sent", width: 11, left: true}, {title: "rows", width: 11, left: true},
 		{title: "objects", width: 9, left: true}, {title: "rejected", left: true}, {title: "dead-lettered", left: true},
 	}, [][]span{{
-		{Count(s.Sent), bold}, {Count(s.Confirmed), bold}, {Count(s.Rows), bold},
+		{Count(s.Measured), bold}, {Count(s.Sent), bold}, {Count(s.Rows), bold},
 		{Count(s.Objects), bold}, nonZero(s.Rejected, yellow), nonZero(s.DeadLettered, red),
 	}}, width)
 }
@@ -137,9 +137,9 @@ func summary(s Snapshot) string {
 			ready++
 		}
 	}
-	return fmt.Sprintf("%s %s  sent %s  confirmed %s  in flight %s  rows %s  objects %s  rejected %s  dead-lettered %s  "+
+	return fmt.Sprintf("%s %s  measured %s  sent %s  in flight %s  rows %s  objects %s  rejected %s  dead-lettered %s  "+
 		"rate %s  p50 %s  p95 %s  p99 %s  stages ready %d/%d",
-		clock(s.Elapsed), s.Phase, Count(s.Sent), Count(s.Confirmed), Count(inFlight), Count(s.Rows), Count(s.Objects), Count(s.Rejected),
+		clock(s.Elapsed), s.Phase, Count(s.Measured), Count(s.Sent), Count(inFlight), Count(s.Rows), Count(s.Objects), Count(s.Rejected),
 		Count(s.DeadLettered), Rate(s.Rate), Milliseconds(s.Latency.P50), Milliseconds(s.Latency.P95), Milliseconds(s.Latency.P99),
 		ready, len(s.Stages))
 }

@@ -163,7 +163,7 @@ func running() Snapshot {
 	at := time.Date(2026, 11, 23, 9, 30, 12, 0, time.UTC)
 	s := Snapshot{
 		Phase: "running", Elapsed: 32 * time.Second, Remaining: 28 * time.Second,
-		Sent: 159936, Confirmed: 159930, Rows: 159400, Objects: 48, Rejected: 160, DeadLettered: 0,
+		Measured: 159936, Sent: 159930, Rows: 159400, Objects: 48, Rejected: 160, DeadLettered: 0,
 		TargetRate: 5000, Rate: 4998.4,
 		Latency: Latency{P50: 84 * time.Millisecond, P95: 212 * time.Millisecond, P99: 1340 * time.Millisecond},
 		Backlog: []Figure{{"validate", 112}, {"hot-write", 3}, {"cold-archive", 9}},
@@ -193,7 +193,7 @@ func running() Snapshot {
 func huge() Snapshot {
 	s := running()
 	s.Elapsed, s.Remaining = 26*time.Hour, -1
-	s.Sent, s.Confirmed, s.Rows, s.Objects = 9_999_999_999, 9_999_999_998, 9_999_999_997, 1_234_567
+	s.Measured, s.Sent, s.Rows, s.Objects = 9_999_999_999, 9_999_999_998, 9_999_999_997, 1_234_567
 	s.Rejected, s.DeadLettered = 12_345_678, 1_234
 	s.Rate, s.TargetRate = 123456, 100000
 	s.Rates = append(s.Rates, make([]float64, 60)...)

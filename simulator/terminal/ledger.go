@@ -27,7 +27,7 @@ func ledger(v LedgerView, width int) []line {
 		}
 	}
 	if len(v.Stages) > 0 {
-		lines = append(lines, rule("stages", width))
+		lines = append(lines, rule("Stages", width))
 		lines = append(lines, usages(v.Stages, width)...)
 	}
 	lines = append(lines, rule("", width))

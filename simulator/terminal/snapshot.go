@@ -13,8 +13,8 @@ type Snapshot struct {
 	Elapsed   time.Duration // since the first reading
 	Remaining time.Duration // until the robots stop; negative when they run until stopped
 
-	Sent         int64 // readings given to the publisher
-	Confirmed    int64 // of these, readings whose publish was confirmed
+	Measured     int64 // good readings; one that was not sent waits for a connection, for a gateway or for Pub/Sub
+	Sent         int64 // of these, distinct, whose publish was confirmed
 	Rows         int64 // in the warehouse
 	Objects      int64 // in the bucket
 	Rejected     int64 // readings quarantined

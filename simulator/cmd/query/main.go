@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/bigquery"
+	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 
@@ -57,19 +58,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	defer func() { err = errors.Join(err, client.Close()) }()
 	it, err := client.Query(sql).Read(ctx)
 	if err != nil {
-		return err
+		return oneLine(err)
 	}
 	return print(it, stdout)
 }
 
+// oneLine is what BigQuery says of a query. The embedded one adds lines that point into the SQL that it has made of it.
+func oneLine(err error) error {
+	e, ok := errors.AsType[*googleapi.Error](err)
+	if !ok {
+		return err
+	}
+	message, _, _ := strings.Cut(e.Message, "\n\nLINE ")
+	return errors.New(strings.Join(strings.Split(strings.TrimSpace(message), "\n"), "; "))
+}
+
 // connect finds the BigQuery of the platform on dir, or starts one there.
 func connect(ctx context.Context, dir string) (endpoint string, closeServer func() error, err error) {
-	if e, ok := platform.ReadEndpoints(dir); ok && platform.Alive(ctx, e) {
+	e, running, err := platform.Running(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	if running {
 		return e.BigQuery, func() error { return nil }, nil
 	}
 	data := platform.BigQueryDir(dir)
 	if _, err := os.Stat(data); err != nil {
-		return "", nil, fmt.Errorf("there is no data yet, make run makes some: %w", err)
+		return "", nil, fmt.Errorf("no data in %s yet; make run makes some", dir)
 	}
 	s, err := embedded.Start(ctx, embedded.Config{Dir: data, Project: cloud.Project, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -88,7 +103,7 @@ func print(it *bigquery.RowIterator, out io.Writer) error {
 			break
 		}
 		if err != nil {
-			return err
+			return oneLine(err)
 		}
 		if n == 0 {
 			if err := line(w, header(it.Schema)); err != nil {
