@@ -86,7 +86,7 @@ func appendOptional(dst []byte, field protowire.Number, s string) []byte {
 }
 
 func appendInt(dst []byte, field protowire.Number, n int64) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(dst, field, protowire.VarintType), uint64(n)) //nolint:gosec // two's complement is the encoding
+	return protowire.AppendVarint(protowire.AppendTag(dst, field, protowire.VarintType), uint64(n))
 }
 
 func appendFloat(dst []byte, field protowire.Number, f float64) []byte {

@@ -84,7 +84,7 @@ func Split(batch []byte, fn func(Element) error) error {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrBatch, err)
 	}
-	if d.Skip() != io.EOF {
+	if !errors.Is(d.Skip(), io.EOF) {
 		return fmt.Errorf("%w: more data after the array", ErrBatch)
 	}
 	return nil
@@ -127,7 +127,7 @@ func parse(d *jx.Decoder, raw []byte) (Element, error) {
 	switch {
 	case err != nil:
 		return Element{}, err
-	case d.Skip() != io.EOF:
+	case !errors.Is(d.Skip(), io.EOF):
 		return Element{}, errors.New("more data after an event")
 	case len(el.ID) == 0:
 		return Element{}, errors.New("an event without id")

@@ -192,7 +192,7 @@ func TestSplitEndsWithTheErrorOfItsFunction(t *testing.T) {
 		calls++
 		return stop
 	})
-	if err != stop || calls != 1 {
+	if !errors.Is(err, stop) || calls != 1 {
 		t.Errorf("got %v after %d calls, want the function's own error after 1", err, calls)
 	}
 }

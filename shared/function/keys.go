@@ -37,7 +37,7 @@ type keySet struct {
 
 // VerifySignature returns the payload of a token that one of the keys has signed.
 func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return nil, fmt.Errorf("parse token: %w", err)
 	}
@@ -55,7 +55,7 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 
 // unavailable says whether token failed because the issuer's keys could not be had.
 func (s *keySet) unavailable(token string) bool {
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil || len(jws.Signatures) != 1 {
 		return false
 	}

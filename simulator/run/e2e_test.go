@@ -105,7 +105,7 @@ func fleet(t *testing.T, change func(*robots.Config)) robots.Config {
 }
 
 // simulate runs the simulator on free ports in a new folder.
-func simulate(t *testing.T, ctx, stop context.Context, o run.Options) (ok bool, r report, screen string, err error) {
+func simulate(ctx, stop context.Context, t *testing.T, o run.Options) (ok bool, r report, screen string, err error) {
 	t.Helper()
 	if o.Dir == "" {
 		o.Dir = folder(t)
@@ -176,7 +176,7 @@ func kill(ctx context.Context, p *platform.Platform, stage string) error {
 func TestKillingEachStageWhileReadingsFlowLosesNothing(t *testing.T) {
 	const robotCount, rate, duration = 400, 5.0, 12 * time.Second
 	var chaos sync.WaitGroup
-	ok, r, _, err := simulate(t, t.Context(), t.Context(), run.Options{
+	ok, r, _, err := simulate(t.Context(), t.Context(), t, run.Options{
 		Fleet: fleet(t, func(c *robots.Config) {
 			c.Robots, c.Rate, c.Duration, c.BadRatio = robotCount, rate, duration, 0.005
 		}),
@@ -221,7 +221,7 @@ func TestKillingEachStageWhileReadingsFlowLosesNothing(t *testing.T) {
 }
 
 func TestGatewaysAndPlainPublishersLoseNothing(t *testing.T) {
-	ok, r, _, err := simulate(t, t.Context(), t.Context(), run.Options{
+	ok, r, _, err := simulate(t.Context(), t.Context(), t, run.Options{
 		Fleet: fleet(t, func(c *robots.Config) {
 			c.Robots, c.Rate, c.Duration = 400, 5, 3*time.Second
 			c.BadRatio, c.Gateway, c.PlainRatio = 0.005, 20, 0.2
@@ -239,7 +239,7 @@ func TestGatewaysAndPlainPublishersLoseNothing(t *testing.T) {
 func TestCtrlCEndsARunWithALedger(t *testing.T) {
 	stop, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	ok, r, screen, err := simulate(t, t.Context(), stop, run.Options{
+	ok, r, screen, err := simulate(t.Context(), stop, t, run.Options{
 		Fleet: fleet(t, func(c *robots.Config) { c.Robots, c.Rate = 100, 5 }),
 		Platform: func(stop context.Context, p *platform.Platform) {
 			go func() {
@@ -272,7 +272,7 @@ func TestASecondCtrlCEndsTheDrain(t *testing.T) {
 	defer cancel()
 	ctx, abort := context.WithCancelCause(t.Context())
 	defer abort(nil)
-	_, _, _, err := simulate(t, ctx, stop, run.Options{
+	_, _, _, err := simulate(ctx, stop, t, run.Options{
 		Fleet: fleet(t, func(c *robots.Config) { c.Robots, c.Rate = 100, 5 }),
 		Platform: func(_ context.Context, p *platform.Platform) {
 			if err := p.Stages.Stop(); err != nil { // so that it cannot drain
@@ -298,7 +298,7 @@ func TestASecondCtrlCEndsTheDrain(t *testing.T) {
 func TestStoppedWhileItIsBuilding(t *testing.T) {
 	stop, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, _, err := simulate(t, t.Context(), stop, run.Options{Fleet: fleet(t, func(c *robots.Config) { c.Robots = 1 })})
+	_, _, _, err := simulate(t.Context(), stop, t, run.Options{Fleet: fleet(t, func(c *robots.Config) { c.Robots = 1 })})
 	if err == nil || err.Error() != "stopped before the robots started" {
 		t.Errorf("error = %v, want that it was stopped before the robots started", err)
 	}
@@ -307,7 +307,7 @@ func TestStoppedWhileItIsBuilding(t *testing.T) {
 // TestALossBehindThePlatformsBackIsFound proves that a run can fail: what is taken from a store before the ledger is made is
 // missing from it.
 func TestALossBehindThePlatformsBackIsFound(t *testing.T) {
-	ok, r, screen, err := simulate(t, t.Context(), t.Context(), run.Options{
+	ok, r, screen, err := simulate(t.Context(), t.Context(), t, run.Options{
 		Fleet: fleet(t, func(c *robots.Config) { c.Robots, c.Rate, c.Duration = 20, 10, time.Second }),
 		Drained: func(p *platform.Platform) {
 			it := p.Storage.Bucket(platform.Bucket).Objects(t.Context(), &storage.Query{Prefix: string(coldarchive.KindTelemetry) + "/"})
@@ -401,7 +401,7 @@ func TestUnwritableReportIsFoundBeforeTheRun(t *testing.T) {
 
 func TestOutsideACheckout(t *testing.T) {
 	t.Chdir(t.TempDir())
-	_, _, _, err := simulate(t, t.Context(), t.Context(), run.Options{Fleet: fleet(t, func(c *robots.Config) { c.Robots = 1 })})
+	_, _, _, err := simulate(t.Context(), t.Context(), t, run.Options{Fleet: fleet(t, func(c *robots.Config) { c.Robots = 1 })})
 	if err == nil || !strings.HasPrefix(err.Error(), "this is not a checkout of RoboFleet") {
 		t.Errorf("error = %v, want that this is not a checkout", err)
 	}

@@ -96,7 +96,7 @@ func (c *child) start(restarts int) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the binary: %w", err)
 	}
-	cmd := exec.Command(path)
+	cmd := exec.Command(path) //nolint:noctx // the supervisor ends it by signals, in order, and not by a context that kills
 	cmd.Dir = "/"
 	cmd.Env = c.stage.environment()
 	cmd.Stdout, cmd.Stderr = c.log, c.log

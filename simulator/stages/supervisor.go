@@ -48,14 +48,14 @@ func (s Stage) environment() []string {
 }
 
 // checkPorts fails with one clear line when another process listens where the stage is to.
-func (s Stage) checkPorts() error {
+func (s Stage) checkPorts(ctx context.Context) error {
 	for _, port := range []int{s.Port, s.MetricsPort} {
 		// Both addresses, as some systems let a wildcard and a specific listener share a port.
 		for _, host := range []string{"", "127.0.0.1"} {
 			if port == 0 {
 				continue
 			}
-			listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+			listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 			if errors.Is(err, syscall.EADDRINUSE) {
 				return fmt.Errorf("port %d of %s is taken by another process", port, s.Name)
 			}
@@ -124,7 +124,7 @@ func (s *Supervisor) Start(ctx context.Context) error {
 		return err
 	}
 	for _, c := range s.children {
-		if err := c.stage.checkPorts(); err != nil {
+		if err := c.stage.checkPorts(ctx); err != nil {
 			return errors.Join(err, s.Stop())
 		}
 	}

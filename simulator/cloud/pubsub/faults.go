@@ -74,7 +74,7 @@ func (f *Faults) publishRefused() bool {
 	if until := f.refusedUntil.Load(); until != 0 && time.Now().UnixNano() < until {
 		return true
 	}
-	_, hit := f.decide(faultRefusePublish, func(p *faultPlan) float64 { return p.FaultPlan.RefusePublish })
+	_, hit := f.decide(faultRefusePublish, func(p *faultPlan) float64 { return p.RefusePublish })
 	return hit
 }
 

@@ -102,7 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
-	s.listener, err = net.Listen("tcp", addr)
+	s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start Pub/Sub: %w", err), s.Close())
 	}

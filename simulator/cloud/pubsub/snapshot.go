@@ -212,7 +212,7 @@ func (s *Server) Seek(ctx context.Context, req *pubsubpb.SeekRequest) (*pubsubpb
 		t := s.topics[sub.pb.GetTopic()]
 		var unacked func(*message) bool
 		var candidates []*message // beside the backlog
-		replayable := false
+		var replayable bool
 		switch target := req.GetTarget().(type) {
 		case *pubsubpb.SeekRequest_Time:
 			if err := target.Time.CheckValid(); err != nil {
