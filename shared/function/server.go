@@ -95,7 +95,7 @@ func Run(ctx context.Context, cfg Config, s Stage, reg *prometheus.Registry, log
 // runFramework serves h under the functions framework, which has neither a drain nor limits of its own: for laptops.
 func runFramework(ctx context.Context, cfg Config, name string, h http.Handler, log *slog.Logger) error {
 	functions.HTTP(name, h.ServeHTTP)
-	log.Info("serving under the functions framework", "function", cfg.Target, "host", cfg.Host, "port", cfg.Port)
+	log.Info("serving under the functions framework", "target", cfg.Target, "host", cfg.Host, "port", cfg.Port)
 	failed := make(chan error, 1)
 	go func() { failed <- funcframework.StartHostPort(cfg.Host, strconv.Itoa(cfg.Port)) }()
 	select {
