@@ -56,6 +56,26 @@ bench: compiler ## print every figure of the README beside its reference
 lint: compiler ## gofmt, go vet and the linters of .golangci.yaml
 	$(GO) run $(GOLANGCI_LINT) run ./...
 
+# ko pushes to KO_DOCKER_REPO. kubectl renders.
+KO := github.com/google/ko@v0.19.1
+OVERLAY ?= prod
+
+.PHONY: images
+images: ## build and push one image for each service to KO_DOCKER_REPO, with SBOMs
+	$(GO) run $(KO) build --sbom=spdx --base-import-paths ./functions/*/cmd/* ./eventing/cmd/broker-ingress ./eventing/cmd/controller
+
+.PHONY: manifests
+manifests: ## print OVERLAY (prod) with images by digest; pushes them to KO_DOCKER_REPO
+	@kubectl kustomize knative/overlays/$(OVERLAY) | $(GO) run $(KO) resolve --base-import-paths -f -
+
+.PHONY: manifests-check
+manifests-check: ## what a real API server and Knative's webhooks say to every overlay
+	knative/check.sh
+
+.PHONY: kind
+kind: ## the platform on kind; needs Docker and kubectl
+	GO='$(GO)' knative/kind/up.sh
+
 .PHONY: clean
 clean: ## delete the local platform's data, binaries and logs
 	rm -rf .robofleet
