@@ -1,159 +1,38 @@
 package apply
 
 import (
-	"context"
-	"maps"
-	"net"
-	"path"
+	"fmt"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
-	"cloud.google.com/go/pubsub/v2/pstest"
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/api/option"
-	"google.golang.org/grpc"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 
 	"github.com/robofleet/robofleet/eventing"
+	"github.com/robofleet/robofleet/eventing/internal/pubsubtest"
 	"github.com/robofleet/robofleet/eventing/plan"
 )
 
 const project = "robofleet-test"
 
-// server is Google's Pub/Sub fake with snapshots, which it has not, over gRPC. It records the writes and can fail them.
-type server struct {
-	*pstest.GServer
-
-	mu        sync.Mutex
-	writes    []string         // "Method resource-id"
-	failing   map[string]error // by method
-	snapshots map[string]*pubsubpb.Snapshot
-}
-
-func (s *server) CreateSnapshot(_ context.Context, r *pubsubpb.CreateSnapshotRequest) (*pubsubpb.Snapshot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.snapshots[r.Name] = &pubsubpb.Snapshot{Name: r.Name, Labels: r.Labels}
-	return s.snapshots[r.Name], nil
-}
-
-func (s *server) ListSnapshots(context.Context, *pubsubpb.ListSnapshotsRequest) (*pubsubpb.ListSnapshotsResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	answer := &pubsubpb.ListSnapshotsResponse{}
-	for _, snapshot := range s.snapshots {
-		answer.Snapshots = append(answer.Snapshots, snapshot)
-	}
-	return answer, nil
-}
-
-func (s *server) DeleteSnapshot(_ context.Context, r *pubsubpb.DeleteSnapshotRequest) (*emptypb.Empty, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.snapshots, r.Snapshot)
-	return &emptypb.Empty{}, nil
-}
-
-func (s *server) Seek(_ context.Context, r *pubsubpb.SeekRequest) (*pubsubpb.SeekResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.snapshots[r.GetSnapshot()] == nil {
-		return nil, status.Errorf(codes.NotFound, "snapshot %q", r.GetSnapshot())
-	}
-	return &pubsubpb.SeekResponse{}, nil
-}
-
-func (s *server) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	method := path.Base(info.FullMethod)
-	s.mu.Lock()
-	err := s.failing[method]
-	if err == nil && !strings.HasPrefix(method, "List") && !strings.HasPrefix(method, "Get") {
-		s.writes = append(s.writes, method+" "+resource(request))
-	}
-	s.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	return handler(ctx, request)
-}
-
-// resource is what a request writes, without the parts of a snapshot's name that vary.
-func resource(request any) string {
-	switch r := request.(type) {
-	case *pubsubpb.UpdateTopicRequest:
-		return id(r.Topic.Name)
-	case *pubsubpb.UpdateSubscriptionRequest:
-		return id(r.Subscription.Name) + " " + strings.Join(r.UpdateMask.Paths, ",")
-	case *pubsubpb.SeekRequest:
-		return id(r.Subscription)
-	case *pubsubpb.CreateSnapshotRequest:
-		return id(r.Subscription)
-	case *pubsubpb.DeleteSubscriptionRequest:
-		return id(r.Subscription)
-	case *pubsubpb.DeleteTopicRequest:
-		return id(r.Topic)
-	case *pubsubpb.DeleteSnapshotRequest:
-		return id(r.Snapshot)
-	case interface{ GetName() string }:
-		return id(r.GetName())
-	default:
-		return ""
-	}
-}
-
-// written returns the writes since the last call.
-func (s *server) written() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	writes := s.writes
-	s.writes = nil
-	return writes
-}
-
-func (s *server) fail(method string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failing = map[string]error{method: err}
-	if err == nil {
-		s.failing = nil
-	}
-}
-
-func start(t *testing.T) (*server, *pubsub.Client) {
+func start(t *testing.T) (*pubsubtest.Server, *pubsub.Client) {
 	t.Helper()
-	fake := pstest.NewServer()
-	s := &server{GServer: &fake.GServer, snapshots: map[string]*pubsubpb.Snapshot{}}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
-	pubsubpb.RegisterPublisherServer(g, s)
-	pubsubpb.RegisterSubscriberServer(g, s)
-	go func() { _ = g.Serve(listener) }() // ends by Stop
-	client, err := pubsub.NewClient(t.Context(), project, option.WithEndpoint(listener.Addr().String()), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = client.Close()
-		g.Stop()
-		_ = fake.Close()
-	})
-	return s, client
+	server := pubsubtest.Start(t)
+	return server, server.Client(t, project)
 }
+
+// withoutLabels leaves the labels of actions out of a comparison: they are those of the plan.
+var withoutLabels = cmpopts.IgnoreFields(Action{}, "Labels")
 
 func settings() plan.Settings {
 	return plan.Settings{
@@ -227,12 +106,12 @@ func TestApplyCreatesThePlanAndASecondTimeWritesNothing(t *testing.T) {
 		"CreateSubscription robofleet-hot-write-84fed453",
 		"CreateSubscription robofleet-validate-974ef724",
 	}
-	if diff := cmp.Diff(want, server.written()); diff != "" {
+	if diff := cmp.Diff(want, server.Written()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
 	}
 
 	report := apply(t, client, p, Options{Prune: true})
-	if writes := server.written(); len(writes) > 0 || len(report.Actions) > 0 {
+	if writes := server.Written(); len(writes) > 0 || len(report.Actions) > 0 {
 		t.Errorf("a second time: writes %q, report %+v, want nothing", writes, report)
 	}
 }
@@ -318,19 +197,19 @@ func TestDriftIsUpdatedFieldByField(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			server.written()
+			server.Written()
 
 			report := apply(t, client, p, Options{Prune: true})
 			if test.updated == nil {
-				if writes := server.written(); len(writes) > 0 {
+				if writes := server.Written(); len(writes) > 0 {
 					t.Errorf("writes %q, want none", writes)
 				}
 				return
 			}
-			if diff := cmp.Diff([]string{"UpdateSubscription " + name + " " + strings.Join(test.updated, ",")}, server.written()); diff != "" {
+			if diff := cmp.Diff([]string{"UpdateSubscription " + name + " " + strings.Join(test.updated, ",")}, server.Written()); diff != "" {
 				t.Errorf("writes (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]Action{{Verb: Update, Kind: "subscription", Name: name, Fields: test.updated}}, report.Actions); diff != "" {
+			if diff := cmp.Diff([]Action{{Verb: Update, Kind: "subscription", Name: name, Fields: test.updated}}, report.Actions, withoutLabels); diff != "" {
 				t.Errorf("report (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(want, get(t, client, name), protocmp.Transform()); diff != "" {
@@ -344,18 +223,18 @@ func TestDryRunReportsAndWritesNothing(t *testing.T) {
 	server, client := start(t)
 	p := small(t, "type: a")
 	dry := apply(t, client, p, Options{DryRun: true, Prune: true})
-	if writes := server.written(); len(writes) > 0 {
+	if writes := server.Written(); len(writes) > 0 {
 		t.Errorf("writes %q in a dry run", writes)
 	}
 	done := apply(t, client, p, Options{Prune: true})
 	if diff := cmp.Diff(done, dry); diff != "" || len(done.Actions) == 0 {
 		t.Errorf("report of the dry run (-done +dry):\n%s", diff)
 	}
-	server.written()
+	server.Written()
 
 	q := small(t, "type: b")
 	dry = apply(t, client, q, Options{DryRun: true, Prune: true})
-	if writes := server.written(); len(writes) > 0 {
+	if writes := server.Written(); len(writes) > 0 {
 		t.Errorf("writes %q in a dry run", writes)
 	}
 	if diff := cmp.Diff(apply(t, client, q, Options{Prune: true}), dry); diff != "" {
@@ -368,7 +247,7 @@ func TestAChangedFilterHandsTheBacklogOver(t *testing.T) {
 	before, after := small(t, "type: a"), small(t, "type: b")
 	old, replacement := before.Subscriptions[0].Name, after.Subscriptions[0].Name
 	apply(t, client, before, Options{})
-	server.written()
+	server.Written()
 
 	report := apply(t, client, after, Options{})
 	want := []string{
@@ -378,10 +257,10 @@ func TestAChangedFilterHandsTheBacklogOver(t *testing.T) {
 		"DeleteSubscription " + old,
 		"UpdateSubscription " + replacement + " labels",
 	}
-	if diff := cmp.Diff(want, server.written()); diff != "" {
+	if diff := cmp.Diff(want, server.Written()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]Action{{Verb: Replace, Kind: "subscription", Name: replacement, Detail: old}}, report.Actions); diff != "" {
+	if diff := cmp.Diff([]Action{{Verb: Replace, Kind: "subscription", Name: replacement, Detail: old}}, report.Actions, withoutLabels); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
 	if got := get(t, client, replacement); got.Labels[labelHandover] != "" || got.Filter != `attributes.ce-type = "b"` {
@@ -399,21 +278,21 @@ func TestAnInterruptedHandoverIsContinued(t *testing.T) {
 			before, after := small(t, "type: a"), small(t, "type: b")
 			old, replacement := before.Subscriptions[0].Name, after.Subscriptions[0].Name
 			apply(t, client, before, Options{})
-			server.fail(method, status.Error(codes.PermissionDenied, "no"))
+			server.Fail(method, status.Error(codes.PermissionDenied, "no"))
 			if _, err := Apply(t.Context(), client, after, Options{Prune: true}); err == nil || !strings.Contains(err.Error(), "roles/pubsub.editor") {
 				t.Fatalf("error %v, want one that names the role", err)
 			}
 			sought := false
-			for _, write := range server.written() {
+			for _, write := range server.Written() {
 				sought = sought || write == "Seek "+replacement
 				if write == "DeleteSubscription "+old && !sought {
 					t.Error("the old subscription was deleted with its backlog")
 				}
 			}
-			server.fail(method, nil)
+			server.Fail(method, nil)
 			report := apply(t, client, after, Options{Prune: true})
 
-			subscriptions := server.names(t)
+			subscriptions := server.Subscriptions(t, project)
 			if method == "CreateSnapshot" {
 				// Nothing could be handed over: both deliver, until a person deletes the old one.
 				if diff := cmp.Diff(map[string]bool{old: true, replacement: true}, subscriptions); diff != "" {
@@ -434,36 +313,21 @@ func TestAnInterruptedHandoverIsContinued(t *testing.T) {
 	}
 }
 
-func (s *server) names(t *testing.T) map[string]bool {
-	t.Helper()
-	list, err := s.ListSubscriptions(t.Context(), &pubsubpb.ListSubscriptionsRequest{Project: "projects/" + project})
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := map[string]bool{}
-	for _, s := range list.Subscriptions {
-		names[id(s.Name)] = true
-	}
-	return names
-}
-
 func TestAHandoverWhoseSnapshotIsGoneStops(t *testing.T) {
 	server, client := start(t)
 	before, after := small(t, "type: a"), small(t, "type: b")
 	apply(t, client, before, Options{})
-	server.fail("Seek", status.Error(codes.PermissionDenied, "no"))
+	server.Fail("Seek", status.Error(codes.PermissionDenied, "no"))
 	if _, err := Apply(t.Context(), client, after, Options{}); err == nil {
 		t.Fatal("no error from a failing seek")
 	}
-	server.fail("Seek", nil)
-	server.mu.Lock()
-	clear(server.snapshots)
-	server.mu.Unlock()
+	server.Fail("Seek", nil)
+	server.ForgetSnapshots()
 	_, err := Apply(t.Context(), client, after, Options{Prune: true})
 	if err == nil || !strings.Contains(err.Error(), "let the predecessor deliver its backlog") {
 		t.Errorf("error %v, want one that says what to do", err)
 	}
-	if names := server.names(t); len(names) != 2 {
+	if names := server.Subscriptions(t, project); len(names) != 2 {
 		t.Errorf("subscriptions %v, want both", names)
 	}
 }
@@ -471,20 +335,16 @@ func TestAHandoverWhoseSnapshotIsGoneStops(t *testing.T) {
 func TestSnapshotsOfOldHandoversAreDeleted(t *testing.T) {
 	server, client := start(t)
 	snapshot := func(name, created string) {
-		server.snapshots["projects/"+project+"/snapshots/"+name] = &pubsubpb.Snapshot{
+		server.PutSnapshot(&pubsubpb.Snapshot{
 			Name:   "projects/" + project + "/snapshots/" + name,
 			Labels: map[string]string{plan.LabelOwner: "robofleet", labelCreated: created},
-		}
+		})
 	}
 	snapshot("old", "1700000000")
 	snapshot("new", "99999999999")
 	snapshot("by-hand", "")
 	apply(t, client, small(t, "type: a"), Options{})
-	got := map[string]bool{}
-	for name := range maps.Keys(server.snapshots) {
-		got[id(name)] = true
-	}
-	if diff := cmp.Diff(map[string]bool{"new": true, "by-hand": true}, got); diff != "" {
+	if diff := cmp.Diff([]string{"by-hand", "new"}, server.Snapshots()); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 }
@@ -500,7 +360,7 @@ func TestHeldDeadLettersGoToTheFirstTriggerThatTakesThem(t *testing.T) {
 		}
 	}
 	apply(t, client, plan.Make(without, settings()), Options{})
-	server.written()
+	server.Written()
 	report := apply(t, client, plan.Make(objects, settings()), Options{Prune: true})
 	if len(report.Actions) != 1 || report.Actions[0].Verb != Replace || !strings.HasPrefix(report.Actions[0].Detail, "robofleet-dead-letters-hold-") {
 		t.Errorf("report %+v, want that dead-letter-archive replaces the holding subscription", report)
@@ -528,7 +388,7 @@ func TestOnlyOursIsTouched(t *testing.T) {
 	subscription("foreign", nil)
 	subscription("other-installation", map[string]string{plan.LabelOwner: "staging"})
 	apply(t, client, p, Options{Prune: true})
-	if diff := cmp.Diff([]string{"CreateSubscription " + p.Subscriptions[0].Name}, server.written()); diff != "" {
+	if diff := cmp.Diff([]string{"CreateSubscription " + p.Subscriptions[0].Name}, server.Written()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
 	}
 
@@ -536,7 +396,7 @@ func TestOnlyOursIsTouched(t *testing.T) {
 	none := p
 	none.Topics, none.Subscriptions = nil, nil
 	apply(t, client, none, Options{Prune: true})
-	if diff := cmp.Diff([]string{"DeleteSubscription " + p.Subscriptions[0].Name}, server.written()); diff != "" {
+	if diff := cmp.Diff([]string{"DeleteSubscription " + p.Subscriptions[0].Name}, server.Written()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
 	}
 }
@@ -547,12 +407,12 @@ func TestAForeignSubscriptionOfTheSameNameIsAnError(t *testing.T) {
 	apply(t, client, p, Options{})
 	p.Owner = "somebody-else"
 	p.Topics = nil
-	server.written()
+	server.Written()
 	_, err := Apply(t.Context(), client, p, Options{Prune: true})
 	if err == nil || !strings.Contains(err.Error(), "not ours to change") {
 		t.Errorf("error %v, want that it is not ours", err)
 	}
-	if writes := server.written(); len(writes) > 0 {
+	if writes := server.Written(); len(writes) > 0 {
 		t.Errorf("writes %q, want none", writes)
 	}
 }
@@ -561,7 +421,7 @@ func TestPrune(t *testing.T) {
 	server, client := start(t)
 	p := small(t, "type: a")
 	apply(t, client, p, Options{})
-	server.written()
+	server.Written()
 
 	empty := plan.Plan{Project: p.Project, Owner: p.Owner}
 	if report := apply(t, client, empty, Options{}); len(report.Actions) > 0 {
@@ -570,11 +430,11 @@ func TestPrune(t *testing.T) {
 	refused := empty
 	refused.Problems = []plan.Problem{{Kind: "Trigger", Namespace: "ns", Name: "t"}, {Kind: "Broker", Namespace: "ns", Name: "b"}}
 	report := apply(t, client, refused, Options{Prune: true})
-	if len(report.Actions) != 2 || report.Actions[0].Verb != Keep || report.Actions[1].Verb != Keep || len(server.written()) > 0 {
+	if len(report.Actions) != 2 || report.Actions[0].Verb != Keep || report.Actions[1].Verb != Keep || len(server.Written()) > 0 {
 		t.Errorf("report %+v, want that what has a problem is kept", report)
 	}
 	apply(t, client, empty, Options{Prune: true})
-	if diff := cmp.Diff([]string{"DeleteSubscription " + p.Subscriptions[0].Name, "DeleteTopic ns-b"}, server.written()); diff != "" {
+	if diff := cmp.Diff([]string{"DeleteSubscription " + p.Subscriptions[0].Name, "DeleteTopic ns-b"}, server.Written()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
 	}
 }
@@ -592,8 +452,96 @@ func TestATopicThatIsNotOursToCreateMustBeThere(t *testing.T) {
 func TestErrorsOfOneTriggerDoNotStopTheOthers(t *testing.T) {
 	server, client := start(t)
 	p := plan.Make(platform(t), settings())
-	server.fail("CreateTopic", status.Error(codes.PermissionDenied, "no"))
+	server.Fail("CreateTopic", status.Error(codes.PermissionDenied, "no"))
 	if _, err := Apply(t.Context(), client, p, Options{}); err == nil || strings.Count(err.Error(), "create topic") != 3 {
 		t.Errorf("error %v, want one for each topic", err)
+	}
+}
+
+func TestOnlyWhatWasMadeForADeletedObjectGoes(t *testing.T) {
+	server, client := start(t)
+	p := plan.Make(platform(t), settings())
+	apply(t, client, p, Options{})
+	server.Written()
+
+	without := p
+	without.Subscriptions = nil
+	without.Topics = nil
+	deleted := []plan.Ref{
+		{Kind: "Trigger", Namespace: "robofleet", Name: "validate"},
+		{Kind: "Broker", Namespace: "robofleet", Name: "edge"},
+		{Kind: "Broker", Namespace: "robofleet", Name: "fleet"},
+	}
+	report := apply(t, client, without, Options{Deleted: deleted})
+	if diff := cmp.Diff([]string{"DeleteSubscription robofleet-validate-974ef724", "DeleteTopic robofleet-telemetry"}, server.Written()); diff != "" {
+		t.Errorf("writes (-want +got):\n%s", diff)
+	}
+	want := Action{Verb: Keep, Kind: "topic", Name: "robofleet-events", Detail: "it still has subscriptions"}
+	if !slices.ContainsFunc(report.Actions, func(a Action) bool { return cmp.Equal(want, a, withoutLabels) }) {
+		t.Errorf("report %+v, want that %+v", report.Actions, want)
+	}
+}
+
+func TestASubscriptionThatLostItsTopicGetsASuccessor(t *testing.T) {
+	server, client := start(t)
+	p := small(t, "type: a")
+	name := p.Subscriptions[0].Name
+	for n := 2; n <= 3; n++ {
+		apply(t, client, p, Options{Prune: true})
+		if _, err := server.DeleteTopic(t.Context(), &pubsubpb.DeleteTopicRequest{Topic: "projects/" + project + "/topics/ns-b"}); err != nil {
+			t.Fatal(err)
+		}
+		server.Written()
+		report := apply(t, client, p, Options{Prune: true})
+		successor := fmt.Sprintf("%s-%d", name, n)
+		if diff := cmp.Diff([]string{"CreateTopic ns-b", "CreateSubscription " + successor}, server.Written()); diff != "" {
+			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+		if last := report.Actions[len(report.Actions)-1]; last.Verb != Keep {
+			t.Errorf("report %+v, want that the old one is kept", report)
+		}
+		if got := get(t, client, successor); got.Topic != "projects/"+project+"/topics/ns-b" {
+			t.Errorf("the successor has the topic %s", got.Topic)
+		}
+	}
+	apply(t, client, p, Options{Prune: true})
+	if writes := server.Written(); len(writes) > 0 {
+		t.Errorf("once more: writes %q, want none", writes)
+	}
+	p.Subscriptions, p.Topics = nil, nil
+	apply(t, client, p, Options{Deleted: []plan.Ref{{Kind: "Trigger", Namespace: "ns", Name: "t"}}})
+	if left := server.Subscriptions(t, project); len(left) > 0 {
+		t.Errorf("%v are left of a deleted Trigger", left)
+	}
+}
+
+func TestAFailureNamesTheObjectThatItHarms(t *testing.T) {
+	server, client := start(t)
+	p := plan.Make(platform(t), settings())
+	server.Fail("CreateSubscription", status.Error(codes.PermissionDenied, "no"))
+	report, err := Apply(t.Context(), client, p, Options{Parallel: 4})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	var harmed []string
+	for _, failure := range report.Failures {
+		for _, trigger := range platform(t).Triggers {
+			if ref := (plan.Ref{Kind: "Trigger", Namespace: trigger.Namespace, Name: trigger.Name}); ref.Made(failure.Labels) {
+				harmed = append(harmed, ref.String())
+			}
+		}
+	}
+	want := []string{"Trigger robofleet/dead-letter-archive", "Trigger robofleet/cold-archive", "Trigger robofleet/hot-write", "Trigger robofleet/validate"}
+	if diff := cmp.Diff(want, harmed); diff != "" {
+		t.Errorf("harmed (-want +got):\n%s", diff)
+	}
+}
+
+func TestWritesAtATimeAreReportedInOrder(t *testing.T) {
+	_, one := start(t)
+	_, many := start(t)
+	p := plan.Make(platform(t), settings())
+	if diff := cmp.Diff(apply(t, one, p, Options{}), apply(t, many, p, Options{Parallel: 8})); diff != "" {
+		t.Errorf("report (-one at a time +eight):\n%s", diff)
 	}
 }

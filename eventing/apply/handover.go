@@ -36,7 +36,7 @@ func (a *applier) predecessor(want plan.Subscription) *pubsubpb.Subscription {
 	var found *pubsubpb.Subscription
 	for _, name := range slices.Sorted(maps.Keys(a.subscriptions)) {
 		s := a.subscriptions[name]
-		if !a.owns(s.Labels) || a.planned(name) || id(s.Topic) != want.Topic {
+		if !a.owns(s.Labels) || a.planned[name] || id(s.Topic) != want.Topic {
 			continue
 		}
 		if sameTrigger(s.Labels, want.Labels) {
@@ -51,7 +51,7 @@ func (a *applier) predecessor(want plan.Subscription) *pubsubpb.Subscription {
 
 // replace creates want and hands it the backlog of old. The steps are explained in the package comment.
 func (a *applier) replace(ctx context.Context, old *pubsubpb.Subscription, want plan.Subscription) {
-	a.done(ctx, Action{Verb: Replace, Kind: "subscription", Name: want.Name, Detail: id(old.Name)}, func(ctx context.Context) error {
+	a.do(ctx, write{action: Action{Verb: Replace, Kind: "subscription", Name: want.Name, Detail: id(old.Name)}, labels: want.Labels, call: func(ctx context.Context) error {
 		snapshot := &pubsubpb.Snapshot{
 			Name:  a.path("snapshots", "eventing-"+hash(old.Name, want.Name)+"-"+strconv.FormatInt(time.Now().Unix(), 10)),
 			Topic: old.Topic,
@@ -78,7 +78,7 @@ func (a *applier) replace(ctx context.Context, old *pubsubpb.Subscription, want 
 		}
 		a.subscriptions[want.Name] = subscription
 		return a.finishHandover(ctx, subscription)
-	})
+	}})
 	if a.options.DryRun {
 		a.subscriptions[want.Name] = a.proto(want)
 		delete(a.subscriptions, id(old.Name))
@@ -90,8 +90,11 @@ func (a *applier) finishHandovers(ctx context.Context) {
 	for _, name := range slices.Sorted(maps.Keys(a.subscriptions)) {
 		s := a.subscriptions[name]
 		if a.owns(s.Labels) && s.Labels[labelHandover] != "" {
-			a.done(ctx, Action{Verb: Replace, Kind: "subscription", Name: name, Detail: "continued from snapshot " + s.Labels[labelHandover]},
-				func(ctx context.Context) error { return a.finishHandover(ctx, s) })
+			a.do(ctx, write{
+				action: Action{Verb: Replace, Kind: "subscription", Name: name, Detail: "continued from snapshot " + s.Labels[labelHandover]},
+				labels: s.Labels,
+				call:   func(ctx context.Context) error { return a.finishHandover(ctx, s) },
+			})
 		}
 	}
 }
@@ -141,9 +144,9 @@ func (a *applier) dropSnapshots(ctx context.Context) {
 		if !a.owns(snapshot.Labels) || err != nil || waiting[name] || time.Since(time.Unix(created, 0)) < snapshotAge {
 			continue
 		}
-		a.done(ctx, Action{Verb: Delete, Kind: "snapshot", Name: name}, func(ctx context.Context) error {
+		a.do(ctx, write{action: Action{Verb: Delete, Kind: "snapshot", Name: name}, labels: snapshot.Labels, call: func(ctx context.Context) error {
 			return ignore(a.client.SubscriptionAdminClient.DeleteSnapshot(ctx, &pubsubpb.DeleteSnapshotRequest{Snapshot: snapshot.Name}), codes.NotFound)
-		})
+		}})
 	}
 }
 

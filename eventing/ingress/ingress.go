@@ -32,8 +32,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Topic is where the events of a Broker go. [Open] makes one of a Pub/Sub publisher.
+// Topic is where the events of a Broker go. [Publishers] makes one of a Pub/Sub publisher.
 type Topic interface {
+	ID() string
 	Publish(ctx context.Context, message *pubsub.Message) Result
 }
 
@@ -59,7 +60,7 @@ const retryAfter = "1"
 
 // Handler answers the requests of all Brokers.
 type Handler struct {
-	topics  map[string]Topic // by path: "/<namespace>/<broker>"
+	topics  atomic.Pointer[map[string]Topic] // by path: "/<namespace>/<broker>"
 	limits  Limits
 	metrics *metrics
 	log     *slog.Logger
@@ -73,18 +74,30 @@ func NewHandler(topics map[string]Topic, limits Limits, reg prometheus.Registere
 	if limits.MaxBodyBytes <= 0 || limits.MaxInFlight <= 0 || limits.MaxInFlightBytes < limits.MaxBodyBytes {
 		return nil, errors.New("MAX_BODY_BYTES and MAX_IN_FLIGHT must be positive, and MAX_IN_FLIGHT_BYTES at least MAX_BODY_BYTES")
 	}
-	h := &Handler{topics: make(map[string]Topic, len(topics)), limits: limits, log: log}
-	for broker, topic := range topics {
-		h.topics["/"+broker] = topic
-	}
+	h := &Handler{limits: limits, log: log}
+	h.Serve(topics)
 	var err error
 	h.metrics, err = newMetrics(reg, &h.inFlight)
 	return h, err
 }
 
+// Serve replaces the Brokers that are served. Requests under way end with those that they began with.
+func (h *Handler) Serve(topics map[string]Topic) {
+	byPath := make(map[string]Topic, len(topics))
+	for broker, topic := range topics {
+		byPath["/"+broker] = topic
+	}
+	h.topics.Store(&byPath)
+}
+
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == BrokersPath && r.Method == http.MethodGet {
+		h.list(w)
+		return
+	}
 	start := time.Now()
-	err := h.serve(r)
+	topic := (*h.topics.Load())[r.URL.Path]
+	err := h.serve(r, topic)
 	code := http.StatusAccepted
 	if err != nil {
 		code = h.refuse(w, r, err)
@@ -92,15 +105,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(code)
 	}
 	broker := ""
-	if h.topics[r.URL.Path] != nil {
+	if topic != nil {
 		broker = r.URL.Path[1:] // else anybody could make a time series by asking for it
 	}
 	h.metrics.observe(broker, code, time.Since(start))
 }
 
+// list answers with the Brokers that are served.
+func (h *Handler) list(w http.ResponseWriter) {
+	brokers := map[string]string{}
+	for path, topic := range *h.topics.Load() {
+		brokers[path[1:]] = topic.ID()
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, FormatBrokers(brokers)) // whoever asked is gone if it fails
+}
+
 // serve takes one request from its first header to the confirmation of its last event.
-func (h *Handler) serve(r *http.Request) error {
-	topic := h.topics[r.URL.Path]
+func (h *Handler) serve(r *http.Request, topic Topic) error {
 	switch {
 	case topic == nil:
 		return refusal{http.StatusNotFound, fmt.Errorf("no Broker at %.200q: the path is /<namespace>/<broker>", r.URL.Path)}

@@ -36,8 +36,9 @@ func BenchmarkDecode(b *testing.B) {
 // cpu-µs/event is the CPU time of the whole process, senders and server included.
 func BenchmarkIngress(b *testing.B) {
 	benchmarkHTTP(b, func() http.Handler {
-		topics, stop := Open(discard(b), map[string]string{"robofleet/fleet": "t"}, Publishing{Delay: 2 * time.Millisecond, Timeout: 10 * time.Second})
-		b.Cleanup(stop)
+		publishers := NewPublishers(discard(b), Publishing{Delay: 2 * time.Millisecond, Timeout: 10 * time.Second})
+		topics := publishers.Topics(map[string]string{"robofleet/fleet": "t"})
+		b.Cleanup(func() { publishers.StopExcept(nil) })
 		return newHandler(b, topics["robofleet/fleet"], Limits{MaxBodyBytes: 10_000_000, MaxInFlight: 2000, MaxInFlightBytes: 50_000_000})
 	})
 }

@@ -44,6 +44,8 @@ func (a answered) Get(ctx context.Context) (string, error) {
 	return "1", a.answer(ctx, a.n)
 }
 
+func (m *memory) ID() string { return "memory" }
+
 func (m *memory) Publish(_ context.Context, message *pubsub.Message) Result {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -365,8 +367,9 @@ func connect(t testing.TB) (*pstest.Server, *pubsub.Client) {
 
 func TestPublishesThroughTheClient(t *testing.T) {
 	server, client := connect(t)
-	topics, stop := Open(client, map[string]string{"robofleet/fleet": "robofleet-events"}, Publishing{Delay: time.Millisecond, Timeout: 5 * time.Second})
-	defer stop()
+	publishers := NewPublishers(client, Publishing{Delay: time.Millisecond, Timeout: 5 * time.Second})
+	topics := publishers.Topics(map[string]string{"robofleet/fleet": "robofleet-events"})
+	defer publishers.StopExcept(nil)
 	h := newHandler(t, topics["robofleet/fleet"], roomy)
 	if w := post(h, "/robofleet/fleet", binary(), "x"); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("answer %d where the topic is missing, want 503", w.Code)

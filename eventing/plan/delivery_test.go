@@ -134,3 +134,23 @@ spec:
 		t.Errorf("subscription %+v, problems %v, want the Trigger's delivery as a whole", got, problems)
 	}
 }
+
+func TestWhatTheClusterWritesIntoABrokerIsNotTheUsers(t *testing.T) {
+	const broker = `
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: main, namespace: ns, annotations: {eventing.knative.dev/broker.class: PubSub}}
+spec:
+  config: {apiVersion: v1, kind: ConfigMap, name: config-br-default-channel, namespace: knative-eventing}
+  delivery: {retry: 10, backoffPolicy: exponential, backoffDelay: PT0.2S}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {name: t, namespace: ns}
+spec: {broker: main, subscriber: {uri: 'https://a.example.com'}}
+`
+	got, problems := outcome(Make(decode(t, broker), settings()))
+	if len(problems) > 0 || got.Backoff != nil || got.DeadLetter != nil {
+		t.Errorf("subscription %+v, problems %v, want one without a delivery", got, problems)
+	}
+}

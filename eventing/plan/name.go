@@ -31,14 +31,34 @@ func holdLabels(owner string) map[string]string {
 	return map[string]string{LabelOwner: owner, LabelRole: RoleHold}
 }
 
-// Labels returns the labels of what was made for the object that has the Problem, except for the owner.
-func (p Problem) Labels() map[string]string {
+// Ref names a Broker or Trigger.
+type Ref struct {
+	Kind      string // "Broker" or "Trigger"
+	Namespace string
+	Name      string
+}
+
+// Labels returns the labels of what is made for the object, except for the owner.
+func (r Ref) Labels() map[string]string {
 	key := LabelTrigger
-	if p.Kind == "Broker" {
+	if r.Kind == "Broker" {
 		key = LabelBroker
 	}
-	return map[string]string{LabelNamespace: labelValue(p.Namespace), key: labelValue(p.Name)}
+	return map[string]string{LabelNamespace: labelValue(r.Namespace), key: labelValue(r.Name)}
 }
+
+// Made says whether labels are those of something that was made for the object.
+func (r Ref) Made(labels map[string]string) bool {
+	for key, value := range r.Labels() {
+		if labels[key] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// String reads "Trigger robofleet/validate".
+func (r Ref) String() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
 
 // subscriptionName is readable first and unique by its hash, which covers what cannot be changed in a subscription: a
 // changed filter gives another name, so that the new one can be there before the old one goes.

@@ -21,8 +21,10 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
 	eventingduckv1 "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	"knative.dev/eventing/pkg/apis/feature"
@@ -54,6 +56,9 @@ type Settings struct {
 	// Resolve gives the absolute URL of a subscriber (or of what a relative uri is relative to). Its error becomes the
 	// message of a Problem.
 	Resolve func(ref duckv1.KReference) (string, error)
+	// Reach gives the URL at which Pub/Sub reaches an address, which may be known inside a cluster only. nil: the address.
+	// Its error becomes the message of a Problem.
+	Reach func(address *url.URL) (*url.URL, error)
 	// Audience gives the audience of the token for an endpoint. nil: the endpoint's scheme and host, so that a service knows
 	// one audience, whatever the paths its Triggers send to. (Pub/Sub's own default would be the whole endpoint.)
 	Audience func(endpoint string) string
@@ -155,7 +160,7 @@ func Make(objects Objects, settings Settings) Plan {
 		},
 		brokers: map[string]*brokerState{},
 	}
-	for _, broker := range sorted(objects.Brokers) {
+	for _, broker := range oldestFirst(objects.Brokers) {
 		m.addBroker(broker)
 	}
 	for _, trigger := range sorted(objects.Triggers) {
@@ -163,6 +168,9 @@ func Make(objects Objects, settings Settings) Plan {
 	}
 	m.holdDeadLetters()
 
+	slices.SortFunc(m.plan.Brokers, func(a, b Broker) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	slices.SortFunc(m.plan.Topics, func(a, b Topic) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(m.plan.Subscriptions, func(a, b Subscription) int { return cmp.Compare(a.Name, b.Name) })
 	return m.plan
@@ -182,6 +190,14 @@ type brokerState struct {
 
 func sorted[T metav1.Object](objects []T) []T {
 	return slices.SortedFunc(slices.Values(objects), func(a, b T) int { return cmp.Compare(keyOf(a), keyOf(b)) })
+}
+
+// oldestFirst lets the Broker that had a topic first keep it, whatever the name of another that wants it too. In files all are
+// of one age.
+func oldestFirst(brokers []*eventingv1.Broker) []*eventingv1.Broker {
+	return slices.SortedStableFunc(slices.Values(sorted(brokers)), func(a, b *eventingv1.Broker) int {
+		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+	})
 }
 
 func keyOf(object metav1.Object) string { return object.GetNamespace() + "/" + object.GetName() }
@@ -209,9 +225,8 @@ func (m *maker) addBroker(broker *eventingv1.Broker) {
 	if r := invalidName(broker); r != nil {
 		refused = append(refused, r)
 	}
-	if broker.Spec.Config != nil {
-		refused = append(refused, refuse(ReasonBrokerConfig, "spec.config is set, but this class has no configuration object: remove it"))
-	}
+	// spec.config is ignored: this class has no configuration object, but Knative's webhook writes a cluster's default into
+	// every Broker that has none, of whatever class, and lets nobody remove it (config-br-defaults; it is immutable).
 	topic := cmp.Or(annotations[AnnotationTopic], broker.Namespace+"-"+broker.Name)
 	if !topicName.MatchString(topic) || strings.HasPrefix(topic, "goog") {
 		refused = append(refused, refuse(ReasonTopicName, "the topic would be %q, but Pub/Sub wants a letter and then 2 to 254 of [A-Za-z0-9._~%%+-], not beginning with goog: "+
@@ -271,7 +286,7 @@ func (m *maker) addTrigger(original *eventingv1.Trigger) {
 	}
 	spec := trigger.Spec.Delivery
 	if spec == nil {
-		spec = broker.broker.Spec.Delivery // a Trigger's delivery replaces its Broker's as a whole, as in Knative
+		spec = deliveryOfBroker(broker.broker) // a Trigger's delivery replaces its Broker's as a whole, as in Knative
 	}
 	filter, r := filterOf(&trigger.Spec)
 	note(r)
@@ -300,6 +315,20 @@ func (m *maker) addTrigger(original *eventingv1.Trigger) {
 		Retention:   seconds(m.settings.Retention),
 		Labels:      triggerLabels(m.settings.Owner, trigger.Namespace, trigger.Name),
 	})
+}
+
+// deliveryOfBroker is what somebody wrote into a Broker. Knative's webhook writes a delivery of its own into a Broker that has
+// none (config-br-defaults in the namespace knative-eventing, as Knative ships it): retry: 10 without a dead-letter sink,
+// which would drop events after the tenth and which Pub/Sub cannot. Nobody asked for that, so it counts as nothing written.
+func deliveryOfBroker(broker *eventingv1.Broker) *eventingduckv1.DeliverySpec {
+	spec := broker.Spec.Delivery
+	shipped := &eventingduckv1.DeliverySpec{
+		Retry: ptr.To[int32](10), BackoffPolicy: ptr.To(eventingduckv1.BackoffPolicyExponential), BackoffDelay: ptr.To("PT0.2S"),
+	}
+	if equality.Semantic.DeepEqual(spec, shipped) {
+		return nil
+	}
+	return spec
 }
 
 // brokerOf finds a Trigger's Broker. A Trigger of another class's Broker is not ours.
@@ -378,6 +407,11 @@ func (m *maker) pushOf(trigger *eventingv1.Trigger) (*Push, *refusal) {
 	endpoint, err := m.resolve(subscriber)
 	if err != nil {
 		return nil, refuse(ReasonSubscriberUnresolved, "spec.subscriber: %v", err)
+	}
+	if m.settings.Reach != nil {
+		if endpoint, err = m.settings.Reach(endpoint); err != nil {
+			return nil, refuse(ReasonSubscriberUnreachable, "spec.subscriber: %v", err)
+		}
 	}
 	if endpoint.Scheme != "https" && (endpoint.Scheme != "http" || !m.settings.AllowHTTP) {
 		return nil, refuse(ReasonSubscriberNotHTTPS, "the subscriber's address is %s, but Pub/Sub pushes to public HTTPS addresses only", endpoint)

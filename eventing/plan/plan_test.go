@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 	"sigs.k8s.io/yaml"
@@ -357,7 +359,6 @@ func TestBrokers(t *testing.T) {
 		},
 		{name: "a reserved topic", yaml: broker("b", ", pubsub.eventing.robofleet.dev/topic: google-x", ""), reasons: []Reason{ReasonTopicName}},
 		{name: "an unknown choice", yaml: broker("b", ", pubsub.eventing.robofleet.dev/create-topic: maybe", ""), reasons: []Reason{ReasonAnnotation}},
-		{name: "a configuration", yaml: broker("b", "", "config: {apiVersion: v1, kind: ConfigMap, name: c}"), reasons: []Reason{ReasonBrokerConfig}},
 		{name: "a name that Kubernetes refuses", yaml: broker("B_c", "", ""), reasons: []Reason{ReasonInvalid}},
 		{
 			name:    "two Brokers on one topic",
@@ -376,6 +377,27 @@ func TestBrokers(t *testing.T) {
 				t.Errorf("reasons (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestTheOlderOfTwoBrokersKeepsTheTopic(t *testing.T) {
+	objects := decode(t, `
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: a, namespace: ns, annotations: {eventing.knative.dev/broker.class: PubSub, pubsub.eventing.robofleet.dev/topic: ns-b}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: b, namespace: ns, annotations: {eventing.knative.dev/broker.class: PubSub}}
+`)
+	objects.Brokers[0].CreationTimestamp = metav1.NewTime(time.Unix(2_000, 0))
+	objects.Brokers[1].CreationTimestamp = metav1.NewTime(time.Unix(1_000, 0))
+	p := Make(objects, settings())
+	if len(p.Brokers) != 1 || p.Brokers[0].Name != "b" {
+		t.Errorf("Brokers %+v, want the older one, b", p.Brokers)
+	}
+	if len(p.Problems) != 1 || p.Problems[0].Name != "a" || p.Problems[0].Reason != ReasonTopicConflict {
+		t.Errorf("problems %+v, want that a may not have the topic", p.Problems)
 	}
 }
 

@@ -10,7 +10,6 @@ const (
 	ReasonInvalid                Reason = "Invalid"                      // breaks Knative's own rules
 	ReasonBrokerNotFound         Reason = "BrokerNotFound"               // the Trigger names a Broker that does not exist
 	ReasonBrokerRefused          Reason = "BrokerRefused"                // the Trigger's Broker has a Problem of its own
-	ReasonBrokerConfig           Reason = "BrokerConfigUnsupported"      // spec.config: this class has no configuration object
 	ReasonCrossNamespace         Reason = "CrossNamespaceUnsupported"    // the Trigger's Broker is in another namespace
 	ReasonTopicName              Reason = "TopicNameInvalid"             // not a name that Pub/Sub accepts
 	ReasonTopicConflict          Reason = "TopicConflict"                // another Broker has the same topic
@@ -29,6 +28,7 @@ const (
 	ReasonDeadLetterSink         Reason = "DeadLetterSinkUnsupported"    // not a Broker of this class in the plan
 	ReasonDeadLetterLoop         Reason = "DeadLetterSinkLoop"           // dead letters would come back to the same Trigger
 	ReasonSubscriberUnresolved   Reason = "SubscriberNotResolved"        // nothing, or nothing with an address, by that name
+	ReasonSubscriberUnreachable  Reason = "SubscriberUnreachable"        // its address is not one that Pub/Sub can reach
 	ReasonSubscriberNotHTTPS     Reason = "SubscriberNotHTTPS"           // Pub/Sub pushes to HTTPS only
 	ReasonSubscriberCertificates Reason = "SubscriberCACertsUnsupported" // Pub/Sub trusts public certificate authorities only
 )
@@ -48,6 +48,9 @@ type Problem struct {
 func (p Problem) Error() string {
 	return fmt.Sprintf("%s %s/%s: %s: %s", p.Kind, p.Namespace, p.Name, p.Reason, p.Message)
 }
+
+// Ref is the object that has the Problem.
+func (p Problem) Ref() Ref { return Ref{Kind: p.Kind, Namespace: p.Namespace, Name: p.Name} }
 
 // refusal is a Problem before it is known whose it is.
 type refusal struct {

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +19,18 @@ import (
 )
 
 func TestServesUntilItIsStopped(t *testing.T) {
+	const brokers = "robofleet/fleet=robofleet-events,robofleet/edge=robofleet-telemetry"
+	file := filepath.Join(t.TempDir(), "brokers")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(brokers, ",", "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("Brokers by environment", func(t *testing.T) { serve(t, "BROKERS", brokers) })
+	t.Run("Brokers by file", func(t *testing.T) { serve(t, "BROKERS_FILE", file) })
+}
+
+// serve runs the command with one more variable, sends events to it, and stops it.
+func serve(t *testing.T, key, value string) {
+	t.Helper()
 	server := pstest.NewServer()
 	t.Cleanup(func() { _ = server.Close() })
 	t.Setenv("PUBSUB_EMULATOR_HOST", server.Addr) // read by the Pub/Sub client itself
@@ -30,17 +45,20 @@ func TestServesUntilItIsStopped(t *testing.T) {
 	go func() {
 		ended <- run(ctx, envconfig.MapLookuper(map[string]string{
 			"HOST": "127.0.0.1", "PORT": fmt.Sprint(port), "METRICS_PORT": "0", "PUBSUB_PROJECT_ID": "p",
-			"BROKERS": "robofleet/fleet=robofleet-events,robofleet/edge=robofleet-telemetry",
+			key: value,
 		}), slog.New(slog.DiscardHandler))
 	}()
 
 	base := fmt.Sprintf("http://127.0.0.1:%d", port)
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		response, err := http.Get(base + "/healthz")
+		response, err := http.Get(base + "/brokers")
 		if err == nil {
+			served, _ := io.ReadAll(response.Body) // short, and then there is another look
 			_ = response.Body.Close()
-			break
+			if strings.Count(string(served), "\n") == 2 {
+				break
+			}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("it does not serve: %v", err)
@@ -89,6 +107,7 @@ func TestRefusesAnIncompleteEnvironment(t *testing.T) {
 	}{
 		{"no project", map[string]string{"BROKERS": "a/b=c"}, "PUBSUB_PROJECT_ID"},
 		{"no Brokers", map[string]string{"PUBSUB_PROJECT_ID": "p"}, "BROKERS"},
+		{"Brokers twice", map[string]string{"PUBSUB_PROJECT_ID": "p", "BROKERS": "a/b=c", "BROKERS_FILE": "x"}, "BROKERS_FILE"},
 		{"Brokers without topics", map[string]string{"PUBSUB_PROJECT_ID": "p", "BROKERS": "a/b"}, "BROKERS"},
 	}
 	for _, test := range tests {
