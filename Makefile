@@ -14,7 +14,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: compiler
 compiler: # the embedded BigQuery is DuckDB, which is linked with a C compiler
@@ -37,8 +37,8 @@ test: compiler ## all tests, the end-to-end test with kills among them
 	CGO_ENABLED=1 $(GO) run $(GOTESTSUM) --format pkgname -- -count=1 -shuffle=on ./...
 
 .PHONY: race
-race: compiler ## all tests but the end-to-end ones under the race detector
-	CGO_ENABLED=1 $(GO) run $(GOTESTSUM) --format pkgname -- -race -short -count=1 ./...
+race: compiler ## all tests under the race detector
+	CGO_ENABLED=1 $(GO) run $(GOTESTSUM) --format pkgname -- -race -count=1 ./...
 
 .PHONY: fuzz
 fuzz: compiler ## every fuzz target for FUZZTIME (10s)
