@@ -67,7 +67,7 @@ type figure struct {
 }
 
 func (f figure) print(ctx context.Context, p printer, benchtime string, stderr io.Writer) error {
-	pattern := "^(" + strings.Split(f.bench, "/")[0]
+	pattern := "^Benchmark(" + strings.Split(f.bench, "/")[0]
 	if f.reference != "" {
 		pattern += "|" + strings.Split(f.reference, "/")[0]
 	}
