@@ -72,6 +72,19 @@ manifests: ## print OVERLAY (prod) with images by digest; pushes them to KO_DOCK
 manifests-check: ## what a real API server and Knative's webhooks say to every overlay
 	knative/check.sh
 
+# Which cluster: the cluster kit's (LAB, or ../shared/knative-lab/lab), if it is there; with CLUSTER=context kubectl's current
+# context, with KO_DOCKER_REPO set and RUN='--host …' for the address by which pods reach this machine.
+LAB ?= ../shared/knative-lab/lab
+CLUSTER ?=
+
+.PHONY: cluster-test
+cluster-test: compiler ## a burst from zero on a real cluster, pods deleted, with ledger; RUN='--robots 400' adds flags
+	@if [[ "$(CLUSTER)" != context ]]; then \
+	  [[ -x "$(LAB)" ]] || { echo "no cluster kit at $(LAB); CLUSTER=context takes kubectl's current context" >&2; exit 2; }; \
+	  settings=$$("$(LAB)" env) && eval "$$settings" && export LAB_INGRESS=$$LAB_INGRESS_IP:80; \
+	fi; \
+	CGO_ENABLED=1 $(GO) run ./simulator/cmd/clustertest $(RUN)
+
 .PHONY: kind
 kind: ## the platform on kind; needs Docker and kubectl
 	GO='$(GO)' knative/kind/up.sh

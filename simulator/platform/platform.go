@@ -20,8 +20,6 @@ import (
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/option"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 
 	"github.com/robofleet/robofleet/eventing"
@@ -122,7 +120,7 @@ func Start(ctx context.Context, cfg Config) (_ *Platform, err error) {
 		return p, err
 	}
 	p.Cloud, err = cloud.Start(ctx, cloud.Config{
-		Dir: filepath.Join(cfg.Dir, dataDir), Bucket: Bucket, Ports: cloudPorts(cfg.Port), Logger: p.Log,
+		Dir: filepath.Join(cfg.Dir, dataDir), Bucket: Bucket, Ports: CloudPorts(cfg.Port), Logger: p.Log,
 	})
 	if err != nil {
 		return p, err
@@ -144,25 +142,15 @@ func Start(ctx context.Context, cfg Config) (_ *Platform, err error) {
 
 // connect makes the clients of the platform's own: they are Google's, as everybody else's are.
 func (p *Platform) connect(ctx context.Context) (err error) {
-	p.BigQuery, err = bigquery.NewClient(ctx, cloud.Project,
-		option.WithEndpoint(p.Cloud.BigQuery.RESTEndpoint()), option.WithoutAuthentication())
-	if err != nil {
-		return fmt.Errorf("connect to BigQuery: %w", err)
+	if p.BigQuery, err = p.Cloud.BigQueryClient(ctx); err != nil {
+		return err
 	}
-	p.Storage, err = storage.NewClient(ctx, option.WithEndpoint(p.Cloud.Storage.Endpoint()), option.WithoutAuthentication())
-	if err != nil {
-		return fmt.Errorf("connect to Cloud Storage: %w", err)
-	}
-	return nil
+	p.Storage, err = p.Cloud.StorageClient(ctx)
+	return err
 }
 
 // PubSubOptions are how a Pub/Sub client reaches the embedded cloud.
-func (p *Platform) PubSubOptions() []option.ClientOption {
-	return []option.ClientOption{
-		option.WithEndpoint(p.Cloud.PubSub.Addr()), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
-	}
-}
+func (p *Platform) PubSubOptions() []option.ClientOption { return p.Cloud.PubSubOptions() }
 
 // applyPlan makes topics and push subscriptions of the platform's Brokers and Triggers.
 func (p *Platform) applyPlan(ctx context.Context, services []stage) (err error) {
@@ -266,13 +254,19 @@ func (p *Platform) Backlog() map[string]int {
 // Drain waits until every message has been acknowledged by every stage that wants it. It gives up when ctx ends. No robot may
 // publish meanwhile.
 func (p *Platform) Drain(ctx context.Context) error {
+	return Drain(ctx, p.Backlog, len(p.Plan.Subscriptions))
+}
+
+// Drain waits until nothing is left of a backlog, by name, that is spread over that many subscriptions. It gives up when ctx ends.
+// No robot may publish meanwhile.
+func Drain(ctx context.Context, backlog func() map[string]int, subscriptions int) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	// The subscriptions are looked at one after another, so a message can slip past a single look: acknowledged in the one
 	// after its successor was published to another that had been looked at before. But a message goes through no
 	// subscription twice; so each look that finds all of them empty proves at least one more of them empty for good.
-	for empty := 0; empty < len(p.Plan.Subscriptions); {
-		left, total := p.Backlog(), 0
+	for empty := 0; empty < subscriptions; {
+		left, total := backlog(), 0
 		for _, n := range left {
 			total += n
 		}

@@ -23,8 +23,8 @@ const (
 // MaxPort is the highest that a platform's first port can be.
 const MaxPort = 1<<16 - portBlock
 
-// cloudPorts are those of the embedded cloud for a first port.
-func cloudPorts(first int) cloud.Ports {
+// CloudPorts are those of the embedded cloud for a first port.
+func CloudPorts(first int) cloud.Ports {
 	return cloud.Ports{PubSub: first, BigQuery: first + 1, BigQueryStorage: first + 2, Storage: first + 3, Issuer: first + 4}
 }
 

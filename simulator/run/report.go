@@ -15,8 +15,8 @@ import (
 	"github.com/robofleet/robofleet/simulator/terminal"
 )
 
-// report is the ledger as JSON, for scripts.
-type report struct {
+// Report is the ledger as JSON, for scripts.
+type Report struct {
 	Run     string  `json:"run"`
 	Robots  int     `json:"robots"`
 	Seconds float64 `json:"seconds"` // that the robots published
@@ -67,8 +67,9 @@ type stageReport struct {
 // maxFindings bounds the lists of a report.
 const maxFindings = 1000
 
-func newReport(cfg robots.Config, l *ledger.Ledger, published time.Duration, p latency.Percentiles, idle, used []stages.Stats) *report {
-	r := &report{
+// NewReport makes the report of a run whose robots published that long. The figures of the stages may be missing, in both lists.
+func NewReport(cfg robots.Config, l *ledger.Ledger, published time.Duration, p latency.Percentiles, idle, used []stages.Stats) *Report {
+	r := &Report{
 		Run: cfg.RunID, Robots: cfg.Robots, Seconds: published.Seconds(),
 		Sent: l.Sent, Unconfirmed: l.Unconfirmed, AcceptedRows: l.Rows, RowsDistinct: l.RowsDistinct, RowsUnique: l.RowsUnique,
 		Archived: l.Archived, ArchivedDistinct: l.ArchivedOnce, Objects: l.Objects, BadSent: l.BadSent, Rejected: l.Rejected,
@@ -98,8 +99,8 @@ func byReason(counts map[telemetry.Reason]int64) map[string]int64 {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// write writes the report to file, if there is one.
-func (r *report) write(file string) error {
+// Write writes the report to file, if there is one.
+func (r *Report) Write(file string) error {
 	if file == "" {
 		return nil
 	}
@@ -113,8 +114,8 @@ func (r *report) write(file string) error {
 	return nil
 }
 
-// view is the report for a person.
-func (r *report) view() terminal.LedgerView {
+// View is the report for a person.
+func (r *Report) View() terminal.LedgerView {
 	latency := func(v float64) string { return terminal.Milliseconds(time.Duration(v * float64(time.Millisecond))) }
 	count := terminal.Count
 	rejected := terminal.Section{Title: "Refused", Rows: []terminal.Row{

@@ -59,7 +59,7 @@ func Run(ctx, stop context.Context, o Options, t Terminal) (ok bool, err error) 
 
 // local runs the whole platform.
 func local(ctx, stop context.Context, o Options, t Terminal) (ok bool, err error) {
-	module, err := moduleDir()
+	module, err := ModuleDir()
 	if err != nil {
 		return false, err
 	}
@@ -172,11 +172,11 @@ func (s *session) run(ctx, stop context.Context) (ok bool, err error) {
 	if err != nil {
 		return false, errors.Join(failed, fmt.Errorf("make the ledger: %w", err))
 	}
-	report := newReport(cfg, l, published, s.probe.All(), idle, s.platform.Stages.Stats())
-	if err := s.display.PrintLedger(report.view()); err != nil {
+	report := NewReport(cfg, l, published, s.probe.All(), idle, s.platform.Stages.Stats())
+	if err := s.display.PrintLedger(report.View()); err != nil {
 		return false, fmt.Errorf("print the ledger: %w", err)
 	}
-	if err := report.write(s.options.Report); err != nil {
+	if err := report.Write(s.options.Report); err != nil {
 		return false, err
 	}
 	return l.OK(), failed
@@ -245,9 +245,9 @@ func publish(ctx, stop context.Context, o Options, t Terminal) (ok bool, err err
 // modulePath is RoboFleet's.
 const modulePath = "github.com/robofleet/robofleet"
 
-// moduleDir finds RoboFleet's sources, of which the stages are built: the folder of its go.mod, which is the current one or
+// ModuleDir finds RoboFleet's sources, of which the stages are built: the folder of its go.mod, which is the current one or
 // above it.
-func moduleDir() (string, error) {
+func ModuleDir() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("find the current folder: %w", err)
